@@ -1,0 +1,191 @@
+"""Batches whose content does not depend on who loads them: order and randomness come from (seed, epoch, index).
+
+A ``DataLoader`` draws its order from the global generator and gives every worker a generator of its own, so another
+number of workers is another training, and a resumed run must skip through the batches it has seen. Here the order of
+an epoch is a counter-based permutation, sliced where the run stands, and the generators that a dataset may use
+(Python's, NumPy's, PyTorch's) are set from each sample's key before it is asked for. With workers, PyTorch's own
+``DataLoader`` carries the batches; without, they are fetched in place, which for small steps is half of the time.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from torchspeed.data.batched import BatchedDataset
+from torchspeed.data.random import permutation, sample_keys
+from torchspeed.errors import DataError, TorchspeedError
+
+Request = tuple[int, NDArray[np.int64]]
+Collate = Callable[[list[Any]], Any]
+
+
+class OrderedLoader:
+    """``epoch(e, start)`` gives the batches of epoch ``e`` from batch ``start`` on; starting late costs nothing."""
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        collate: Collate | None = None,
+        workers: int = 0,
+    ) -> None:
+        self.fetcher = _Fetcher(dataset, seed, collate)
+        self.samples = len(dataset)  # type: ignore[arg-type]
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.workers = workers
+        self._requests = _Requests()
+        self._pool: DataLoader[Any] | None = None
+        if len(self) == 0:
+            raise DataError(
+                f"no batch: {self.samples} samples, batch_size {batch_size}, drop_last=True; "
+                "use a smaller batch_size or drop_last=False"
+            )
+
+    def __len__(self) -> int:
+        return self.samples // self.batch_size if self.drop_last else -(-self.samples // self.batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
+        if self.workers == 0:
+            return map(self.fetcher.fetch_here, self.requests(epoch, start))
+        if self._pool is None or self._pool.num_workers != self.workers:
+            self._pool = DataLoader(
+                self.fetcher,
+                batch_sampler=self._requests,  # type: ignore[arg-type]
+                num_workers=self.workers,
+                collate_fn=_as_it_is,
+                persistent_workers=True,
+                worker_init_fn=_single_thread,
+            )
+        self._requests.pending = self.requests(epoch, start)
+        return map(_unwrap, self._iterate(self._pool))
+
+    def requests(self, epoch: int, start: int = 0) -> list[Request]:
+        """(epoch, indices) of each batch that is left of the epoch."""
+        order = permutation(self.seed, epoch, self.samples) if self.shuffle else np.arange(self.samples)
+        size = self.batch_size
+        return [(epoch, order[i * size : (i + 1) * size]) for i in range(start, len(self))]
+
+    @staticmethod
+    def _iterate(pool: DataLoader[Any]) -> Iterator[Any]:
+        # DataLoader draws a base seed for its workers from the global generator; ours must not move.
+        with _generators_kept():
+            return iter(pool)
+
+
+class _Requests:
+    """The batch sampler that a ``DataLoader`` with persistent workers asks anew at each epoch."""
+
+    pending: list[Request] = []  # noqa: RUF012  replaced, never changed
+
+    def __len__(self) -> int:
+        return len(self.pending)
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self.pending)
+
+
+class _Fetcher(Dataset[Any]):
+    """(epoch, indices) -> batch; ``__getitems__`` is what ``DataLoader`` calls in a worker."""
+
+    def __init__(self, dataset: Dataset[Any], seed: int, collate: Collate | None) -> None:
+        self.dataset = dataset
+        self.seed = seed
+        self.collate = collate or default_collate
+        self.whole_batches = isinstance(dataset, BatchedDataset) and collate is None
+
+    def fetch_here(self, request: Request) -> Any:
+        """In the training process, whose generators must not move (model and dropout draw from them)."""
+        if self.whole_batches:
+            return self.fetch(request)
+        with _generators_kept():
+            return self.fetch(request)
+
+    def __getitems__(self, request: Request) -> Any:
+        try:
+            return self.fetch(request)
+        except TorchspeedError as error:  # DataLoader would rebuild it around a whole traceback
+            return _Failure(error)
+
+    def fetch(self, request: Request) -> Any:
+        epoch, indices = request
+        keys = sample_keys(self.seed, epoch, indices)
+        if self.whole_batches:
+            return self.dataset.batch(indices, keys)  # type: ignore[attr-defined]
+        samples = []
+        for index, key in zip(indices.tolist(), keys.tolist(), strict=True):
+            _seed_generators(key)
+            try:
+                samples.append(self.dataset[index])
+            except TorchspeedError:
+                raise
+            except Exception as error:
+                raise DataError(f"sample {index} raised {type(error).__name__}: {error}{_where(error)}") from error
+        try:
+            return self.collate(samples)
+        except Exception as error:
+            raise DataError(
+                f"the samples {_few(indices)} cannot be put into one batch: {type(error).__name__}: {error}; "
+                "make their shapes equal or give collate="
+            ) from error
+
+
+class _Failure:
+    def __init__(self, error: TorchspeedError) -> None:
+        self.kind = type(error)
+        self.message = str(error)
+
+
+def _unwrap(batch: Any) -> Any:
+    if isinstance(batch, _Failure):
+        raise batch.kind(batch.message)
+    return batch
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _single_thread(worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+def _seed_generators(key: int) -> None:
+    random.seed(key)
+    np.random.seed(key & 0xFFFFFFFF)
+    torch.default_generator.manual_seed(key)
+
+
+@contextmanager
+def _generators_kept() -> Iterator[None]:
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def _where(error: BaseException) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})"
+
+
+def _few(indices: NDArray[np.int64]) -> str:
+    shown = ", ".join(map(str, indices[:4].tolist()))
+    return shown + (", …" if len(indices) > 4 else "")

@@ -1,0 +1,131 @@
+"""What happens in a training, as data, and the sinks it goes to: ``metrics.jsonl``, TensorBoard, the terminal."""
+
+import dataclasses
+import importlib
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Started:
+    """Before the first step. ``notes``: sentences on what was applied, skipped or resumed."""
+
+    name: str
+    machine: str
+    run_dir: str
+    goal: str
+    total_steps: int
+    first_step: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StepLogged:
+    """Every so many steps; ``loss`` is the mean since the event before. Seconds since the start of the run."""
+
+    step: int
+    epoch: float
+    loss: float
+    learning_rate: float
+    samples_per_second: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """After each evaluation."""
+
+    step: int
+    epoch: float
+    metric: str
+    value: float
+    loss: float
+    goal_reached: bool | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Saved:
+    """After each checkpoint; ``stalled`` is how many seconds training waited for it."""
+
+    step: int
+    path: str
+    stalled: float
+
+
+@dataclass(frozen=True)
+class Finished:
+    """After the last step; ``result`` is what ``result.json`` holds."""
+
+    result: dict[str, Any]
+
+
+Event = Started | StepLogged | Evaluated | Saved | Finished
+
+
+class Sink(Protocol):
+    """Whoever wants to know."""
+
+    def handle(self, event: Event) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class JsonLines:
+    """``metrics.jsonl``: a line per evaluation and per logged step."""
+
+    def __init__(self, path: Path, resume_after: int | None = None) -> None:
+        if resume_after is not None:
+            _drop_after(path, resume_after)
+        self.file = path.open("w" if resume_after is None else "a", encoding="utf-8")
+
+    def handle(self, event: Event) -> None:
+        if isinstance(event, (StepLogged, Evaluated)):
+            kind = "step" if isinstance(event, StepLogged) else "evaluation"
+            self.file.write(json.dumps({"event": kind, **dataclasses.asdict(event)}) + "\n")
+            if kind == "evaluation":
+                self.file.flush()
+        elif isinstance(event, Saved):
+            self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class TensorBoard:
+    """Scalars for TensorBoard, in the run directory, where the package is installed."""
+
+    @staticmethod
+    def installed() -> bool:
+        return importlib.util.find_spec("tensorboard") is not None
+
+    def __init__(self, folder: Path) -> None:
+        self.writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter(str(folder))
+
+    def handle(self, event: Event) -> None:
+        if isinstance(event, StepLogged):
+            self.writer.add_scalar("train/loss", event.loss, event.step)
+            self.writer.add_scalar("train/learning_rate", event.learning_rate, event.step)
+            self.writer.add_scalar("train/samples_per_second", event.samples_per_second, event.step)
+        elif isinstance(event, Evaluated):
+            self.writer.add_scalar(f"valid/{event.metric}", event.value, event.step)
+            self.writer.add_scalar("valid/loss", event.loss, event.step)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """Forget what was logged after the checkpoint: those steps are taken again."""
+    kept = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):
+                continue  # a line torn by the kill
+    path.write_text("".join(kept), encoding="utf-8")

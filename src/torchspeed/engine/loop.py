@@ -1,0 +1,219 @@
+"""The training loop, to be read in one sitting.
+
+A position is always normalised: after the last batch of an epoch it stands at batch 0 of the next. Whatever is due
+after a step (log, evaluation, checkpoint, stop) happens in that order, with the position already moved on, so a
+checkpoint is a state from which the very next batch follows.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchspeed.engine.evaluate import evaluate
+from torchspeed.engine.events import Evaluated, Event, StepLogged
+from torchspeed.engine.step import make_step
+from torchspeed.errors import DivergedError, Preempted
+from torchspeed.job import Batch, Job
+from torchspeed.run import Run
+
+
+@dataclass
+class Position:
+    """Where a training stands, all of it plain numbers: this is saved in checkpoints.
+
+    seconds: time spent so far, over all resumptions. recent: losses since the last log.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    seconds: float = 0.0
+    recent: list[float] = field(default_factory=list)
+    value: float | None = None
+    best: float | None = None
+    loss: float | None = None
+    seconds_to_goal: float | None = None
+    evaluation_due: bool = False
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop asks of its surroundings."""
+
+    emit: Callable[[Event], None]
+    save: Callable[[], None]
+    checkpoint_due: Callable[[], bool]
+    stop_requested: Callable[[], bool]
+    first_step: Callable[[Tensor], None]
+
+
+def total_steps(job: Job, run: Run) -> int:
+    return max(1, math.ceil(job.epochs * len(run.loader)))
+
+
+def fit(run: Run, job: Job, position: Position, hooks: Hooks, log_every: int) -> None:
+    """Train ``run`` from ``position`` to the end of the job, or to its goal.
+
+    Raises Preempted after saving when a stop was requested; DivergedError when the loss is no longer finite.
+    """
+    last_step = total_steps(job, run)
+    evaluate_every = job.evaluate_every or len(run.loader)
+    clock = _Clock(position)
+    step = make_step(run)
+    losses: list[Tensor] = []
+
+    def save() -> None:
+        clock.read()
+        position.recent += _read(losses)
+        hooks.save()
+
+    if position.evaluation_due:
+        _evaluate(run, job, position, hooks, clock, save)
+    if position.step >= last_step or _done(job, position):
+        return
+    for batch in batches(run, position):
+        loss = step(batch)
+        losses.append(loss)
+        _advance(run, position)
+        if position.step == 1:
+            hooks.first_step(loss)
+        if position.step % log_every == 0:
+            _log(run, job, position, hooks, clock, losses)
+        if position.step % evaluate_every == 0 or position.step == last_step:
+            position.evaluation_due = True
+            _evaluate(run, job, position, hooks, clock, save)
+        finished = position.step == last_step or _done(job, position)
+        if finished or hooks.checkpoint_due():
+            save()
+        if finished:
+            return
+        if hooks.stop_requested():
+            save()
+            raise Preempted(f"stopped by a signal at step {position.step}; the state is saved")
+
+
+def batches(run: Run, position: Position) -> Iterator[Batch]:
+    """Batches from the position on, over the ends of epochs."""
+    while True:
+        yield from run.loader.epoch(position.epoch, position.batch)
+
+
+def _advance(run: Run, position: Position) -> None:
+    position.step += 1
+    position.batch += 1
+    if position.batch == len(run.loader):
+        position.epoch, position.batch = position.epoch + 1, 0
+        if run.schedule is not None and run.schedule_every == "epoch":
+            run.schedule.step()
+
+
+def _log(run: Run, job: Job, position: Position, hooks: Hooks, clock: "_Clock", losses: list[Tensor]) -> None:
+    window = position.recent + _read(losses)
+    position.recent = []
+    mean = sum(window) / len(window)
+    if not math.isfinite(mean):
+        bad = position.step - len(window) + 1 + next(i for i, loss in enumerate(window) if not math.isfinite(loss))
+        raise DivergedError(
+            f"the loss is {window[bad - position.step + len(window) - 1]} at step {bad}; the last checkpoint is from "
+            "before it. Lower the learning rate, warm it up, or set clip_grad_norm"
+        )
+    hooks.emit(
+        StepLogged(
+            step=position.step,
+            epoch=_epochs(run, position),
+            loss=mean,
+            learning_rate=float(run.optimizer.param_groups[0]["lr"]),
+            samples_per_second=job.batch_size * clock.steps_per_second(position.step),
+            seconds=clock.read(),
+        )
+    )
+
+
+def _evaluate(run: Run, job: Job, position: Position, hooks: Hooks, clock: "_Clock", save: Callable[[], None]) -> None:
+    if run.valid is None:
+        position.evaluation_due = False
+        return
+    with clock.paused():
+        scores = evaluate(run, job, hooks.stop_requested)
+    if scores is None:
+        save()
+        raise Preempted(f"stopped by a signal while evaluating after step {position.step}; the state is saved")
+    position.evaluation_due = False
+    position.value, position.loss = scores.metric, scores.loss
+    goal, reached = job.goal, None
+    watched = scores.loss if goal is not None and goal.metric == "loss" else scores.metric
+    if goal is not None:
+        reached = goal.reached(watched)
+        if goal.better(watched, position.best):
+            position.best = watched
+        if reached and position.seconds_to_goal is None:
+            position.seconds_to_goal = clock.read()
+    if run.schedule is not None and run.schedule_every == "evaluation":
+        run.schedule.step(scores.metric)
+    hooks.emit(
+        Evaluated(
+            position.step,
+            _epochs(run, position),
+            job.metric_name,
+            scores.metric,
+            scores.loss,
+            reached,
+            clock.read(),
+        )
+    )
+
+
+def _done(job: Job, position: Position) -> bool:
+    return job.stop_at_goal and position.seconds_to_goal is not None
+
+
+def _epochs(run: Run, position: Position) -> float:
+    return position.epoch + position.batch / len(run.loader)
+
+
+def _read(losses: list[Tensor]) -> list[float]:
+    """The values of ``losses``, which is emptied: the one place where the loop waits for the device."""
+    values = torch.stack(losses).tolist() if losses else []
+    losses.clear()
+    return [float(value) for value in values]
+
+
+class _Clock:
+    """Seconds of the run over all its resumptions, and the rate of steps without evaluations."""
+
+    def __init__(self, position: Position) -> None:
+        self.position = position
+        self.mark = time.perf_counter()
+        self.rate_mark = self.mark
+        self.rate_step = position.step
+
+    def read(self) -> float:
+        now = time.perf_counter()
+        self.position.seconds += now - self.mark
+        self.mark = now
+        return self.position.seconds
+
+    def steps_per_second(self, step: int) -> float:
+        now = time.perf_counter()
+        rate = (step - self.rate_step) / max(now - self.rate_mark, 1e-9)
+        self.rate_mark, self.rate_step = now, step
+        return rate
+
+    def paused(self) -> Any:
+        return _Pause(self)
+
+
+class _Pause:
+    def __init__(self, clock: _Clock) -> None:
+        self.clock = clock
+
+    def __enter__(self) -> None:
+        self.entered = time.perf_counter()
+
+    def __exit__(self, *exception: object) -> None:
+        self.clock.rate_mark += time.perf_counter() - self.entered

@@ -1,0 +1,69 @@
+"""``Lever``: one technique with a finite set of options, the first being "as the job is written".
+
+A lever file reads, from top to bottom: what it changes physically, when it wins, when it loses and its source; a
+plain function on raw PyTorch objects; a final class. It does no timing, no logging and no undoing: a trial is a
+fresh process that is thrown away.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from enum import Enum, IntEnum
+from typing import ClassVar
+
+from torchspeed.facts import Facts
+from torchspeed.machine import Machine
+from torchspeed.plan import AS_WRITTEN, Option
+from torchspeed.run import Run
+
+
+class Stage(IntEnum):
+    """The order in which levers are applied."""
+
+    PROCESS = 0
+    DATA = 1
+    MODEL = 2
+    OPTIMIZER = 3
+    STEP = 4
+
+
+class Guarantee(Enum):
+    """What a lever leaves unchanged; ``tune`` proves it before it keeps the lever."""
+
+    EXACT = "same bits"
+    CLOSE = "same up to rounding"
+    GOAL = "another training run, same goal"
+
+
+class Lever(ABC):
+    """Subclass, declare the class variables, implement the three methods, add one line to the registry."""
+
+    name: ClassVar[str]
+    pillar: ClassVar[str]
+    stage: ClassVar[Stage]
+    guarantee: ClassVar[Guarantee]
+    conflicts: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:
+        """All that may be asked for here, ``AS_WRITTEN`` first."""
+
+    @abstractmethod
+    def check(self, facts: Facts, machine: Machine, option: Option) -> None:
+        """Raise ``NotApplicable`` with the sentence why this option does not apply."""
+
+    @abstractmethod
+    def apply(self, run: Run, option: Option) -> None:
+        """Change the live run. Never called with ``AS_WRITTEN``."""
+
+
+class ProcessLever(Lever):
+    """A lever that acts on a process before PyTorch is loaded: threads, allocator, huge pages."""
+
+    stage = Stage.PROCESS
+
+    @abstractmethod
+    def environ(self, option: Option) -> Mapping[str, str]:
+        """Variables of the environment that the process must be started with."""
+
+
+__all__ = ["AS_WRITTEN", "Guarantee", "Lever", "Option", "ProcessLever", "Stage"]

@@ -1,0 +1,141 @@
+"""``Machine``: what there is to train on. The only place, with the command line, that reads the environment."""
+
+import functools
+import os
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchspeed.errors import DeviceError
+from torchspeed.fingerprint import fingerprint
+
+DEVICES = ("cuda", "mps", "cpu")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One device to train on and the host it sits in. Memory in bytes; ``cores`` are those this process may use."""
+
+    device: str
+    device_name: str
+    device_count: int
+    device_memory: int
+    compute_capability: tuple[int, int] | None
+    cpu: str
+    cores: int
+    memory: int
+    instruction_sets: tuple[str, ...]
+    system: str
+    versions: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def detect(cls, device: str | None = None) -> "Machine":
+        """What is here. ``device``: "cuda", "mps" or "cpu"; None takes the first of them that is there.
+
+        Raises DeviceError when the device asked for is missing.
+        """
+        there = [name for name in DEVICES if _available(name)]
+        if device is not None and device not in DEVICES:
+            raise DeviceError(f"unknown device {device!r}; valid: {', '.join(DEVICES)}")
+        if device is not None and device not in there:
+            raise DeviceError(
+                f"device {device!r} was asked for, but {_why_missing(device)}; here there is: {', '.join(there)}"
+            )
+        chosen = device or there[0]
+        cpu, sets = _cpu()
+        name, count, memory, capability = cpu, 1, _memory(), None
+        if chosen == "cuda":
+            properties = torch.cuda.get_device_properties(0)
+            name, count, memory = properties.name, torch.cuda.device_count(), properties.total_memory
+            capability = (properties.major, properties.minor)
+        elif chosen == "mps":
+            name = f"Apple GPU ({cpu})"
+        return cls(
+            device=chosen,
+            device_name=name,
+            device_count=count,
+            device_memory=memory,
+            compute_capability=capability,
+            cpu=cpu,
+            cores=_cores(),
+            memory=_memory(),
+            instruction_sets=sets,
+            system=f"{platform.system()} {platform.machine()}",
+            versions=_versions(),
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.as_dict())
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "versions": dict(self.versions)}
+
+    def __str__(self) -> str:
+        host = f"{self.cores} cores, {self.memory / 2**30:.0f} GiB"
+        versions = dict(self.versions)
+        if self.device == "cpu":
+            return f"cpu: {self.cpu}, {host} · torch {versions['torch']}"
+        count = f"{self.device_count} × " if self.device_count > 1 else ""
+        return f"{self.device}: {count}{self.device_name}; {self.cpu}, {host} · torch {versions['torch']}"
+
+
+def environment(name: str) -> str | None:
+    """A variable of the environment, read here so that nothing else does."""
+    return os.environ.get(name)
+
+
+def _available(device: str) -> bool:
+    if device == "cuda":
+        return torch.cuda.is_available()
+    return device == "cpu" or torch.backends.mps.is_available()
+
+
+def _why_missing(device: str) -> str:
+    if device == "cuda" and torch.version.cuda is None:
+        return f"this PyTorch ({torch.__version__}) is built without CUDA"
+    if device == "cuda":
+        return f"PyTorch (built for CUDA {torch.version.cuda}) finds no usable GPU or driver"
+    return "this is not a Mac with an Apple GPU, or PyTorch is built without MPS"
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 0
+
+
+@functools.cache
+def _cpu() -> tuple[str, tuple[str, ...]]:
+    """The processor's name and those of its instruction sets that matter to training."""
+    info: dict[str, str] = {}
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            info.setdefault(key.strip(), value.strip())
+    flags = set((info.get("flags") or info.get("Features") or "").split())
+    known = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16", "bf16", "asimdhp", "sve")
+    name = info.get("model name") or platform.processor() or platform.machine()
+    return name, tuple(flag for flag in known if flag in flags)
+
+
+def _versions() -> tuple[tuple[str, str], ...]:
+    return (
+        ("torchspeed", version("torchspeed")),
+        ("python", platform.python_version()),
+        ("torch", torch.__version__),
+        ("numpy", version("numpy")),
+        ("cuda", torch.version.cuda or "none"),
+    )

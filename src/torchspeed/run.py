@@ -1,0 +1,61 @@
+"""``Run``: the live model, optimizer, loader and step; the only thing that changes, and all that a lever knows.
+
+Two makers fill it: ``torchspeed.engine.build`` from a job, and, for somebody else's script, ``attach``.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from torchspeed.job import Batch, Every
+
+ContextFactory = Callable[[], AbstractContextManager[Any]]
+
+
+class Loader(Protocol):
+    """What a run reads batches from. ``workers``: processes that load ahead; 0 loads in the training process."""
+
+    workers: int
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]: ...
+
+
+@dataclass
+class Run:
+    """A training that can be stepped.
+
+    compute_loss: ``(model, batch) -> scalar`` (mean over the batch).
+    step_context: what forward and loss run in (autocast, for instance); levers add to it.
+    applied, skipped: a sentence for each lever of the plan.
+    micro_batches: pieces that a batch is cut into; their gradients add up to the gradient of the batch.
+    """
+
+    device: torch.device
+    model: nn.Module
+    optimizer: Optimizer
+    loader: Loader
+    compute_loss: Callable[[nn.Module, Batch], Tensor]
+    valid: Loader | None = None
+    schedule: Any | None = None
+    schedule_every: Every = "step"
+    clip_grad_norm: float | None = None
+    micro_batches: int = 1
+    scaler: torch.amp.GradScaler | None = None
+    step_contexts: list[ContextFactory] = field(default_factory=list)
+    applied: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    def step_context(self) -> AbstractContextManager[Any]:
+        if len(self.step_contexts) == 1:
+            return self.step_contexts[0]()
+        stack = ExitStack()
+        for make in self.step_contexts:
+            stack.enter_context(make())
+        return stack
