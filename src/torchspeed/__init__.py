@@ -1,1 +1,77 @@
+"""torchspeed: ``EXPLAIN ANALYZE`` for PyTorch training.
 
+Everything public is here. Names are loaded when they are first used, so that ``import torchspeed`` and
+``torchspeed --help`` do not wait for PyTorch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torchspeed.engine.build import build
+    from torchspeed.engine.resolve import process_environment
+    from torchspeed.engine.rundir import RunDirectory
+    from torchspeed.engine.train import Result, train
+    from torchspeed.facts import Facts
+    from torchspeed.job import Goal, Job
+    from torchspeed.lever import Guarantee, Lever, Stage
+    from torchspeed.load import load_job, plan_beside
+    from torchspeed.machine import Machine
+    from torchspeed.measurement import Measurement
+    from torchspeed.models import summary
+    from torchspeed.plan import Plan
+    from torchspeed.run import Run
+
+_HOMES = {
+    "Facts": "facts",
+    "Goal": "job",
+    "Guarantee": "lever",
+    "Job": "job",
+    "Lever": "lever",
+    "Machine": "machine",
+    "Measurement": "measurement",
+    "Plan": "plan",
+    "Result": "engine.train",
+    "Run": "run",
+    "RunDirectory": "engine.rundir",
+    "Stage": "lever",
+    "build": "engine.build",
+    "load_job": "load",
+    "plan_beside": "load",
+    "process_environment": "engine.resolve",
+    "summary": "models",
+    "train": "engine.train",
+}
+
+__all__ = [
+    "Facts",
+    "Goal",
+    "Guarantee",
+    "Job",
+    "Lever",
+    "Machine",
+    "Measurement",
+    "Plan",
+    "Result",
+    "Run",
+    "RunDirectory",
+    "Stage",
+    "build",
+    "load_job",
+    "plan_beside",
+    "process_environment",
+    "summary",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'torchspeed' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"torchspeed.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -23,6 +23,10 @@ class DeviceError(TorchspeedError):
     """The device that was asked for is not there."""
 
 
+class RunDirectoryError(TorchspeedError):
+    """The run directory cannot be written, or holds another run."""
+
+
 class MissingPackage(TorchspeedError):
     """An optional package is not installed; says which command installs it."""
 

@@ -18,13 +18,21 @@ ContextFactory = Callable[[], AbstractContextManager[Any]]
 
 
 class Loader(Protocol):
-    """What a run reads batches from. ``workers``: processes that load ahead; 0 loads in the training process."""
+    """What a run reads batches from.
+
+    workers: processes that load ahead; 0 loads in the training process. ``epoch`` gives the batches of an epoch from
+    ``start`` on; ``batch`` one of them, loaded in this process; ``sample_ids`` the samples in it.
+    """
 
     workers: int
 
     def __len__(self) -> int: ...
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]: ...
+
+    def batch(self, epoch: int, number: int) -> Batch: ...
+
+    def sample_ids(self, epoch: int, number: int) -> list[int]: ...
 
 
 @dataclass

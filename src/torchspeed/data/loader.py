@@ -72,6 +72,14 @@ class OrderedLoader:
         self._requests.pending = self.requests(epoch, start)
         return map(_unwrap, self._iterate(self._pool))
 
+    def batch(self, epoch: int, number: int) -> Any:
+        """One batch, loaded in this process."""
+        return self.fetcher.fetch_here(self.requests(epoch, number)[0])
+
+    def sample_ids(self, epoch: int, number: int) -> list[int]:
+        """Positions in the dataset of the samples of a batch."""
+        return self.requests(epoch, number)[0][1].tolist()
+
     def requests(self, epoch: int, start: int = 0) -> list[Request]:
         """(epoch, indices) of each batch that is left of the epoch."""
         order = permutation(self.seed, epoch, self.samples) if self.shuffle else np.arange(self.samples)
@@ -81,7 +89,7 @@ class OrderedLoader:
     @staticmethod
     def _iterate(pool: DataLoader[Any]) -> Iterator[Any]:
         # DataLoader draws a base seed for its workers from the global generator; ours must not move.
-        with _generators_kept():
+        with generators_kept():
             return iter(pool)
 
 
@@ -110,7 +118,7 @@ class _Fetcher(Dataset[Any]):
         """In the training process, whose generators must not move (model and dropout draw from them)."""
         if self.whole_batches:
             return self.fetch(request)
-        with _generators_kept():
+        with generators_kept():
             return self.fetch(request)
 
     def __getitems__(self, request: Request) -> Any:
@@ -169,7 +177,8 @@ def _seed_generators(key: int) -> None:
 
 
 @contextmanager
-def _generators_kept() -> Iterator[None]:
+def generators_kept() -> Iterator[None]:
+    """Whatever is drawn inside from Python's, NumPy's and PyTorch's generators, they continue as before."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield

@@ -41,7 +41,7 @@ def evaluate(run: Run, job: Job, stop: Callable[[], bool] = lambda: False) -> Sc
                 if stop():
                     return None
                 samples += batch_length(batch)
-                totals += _sums(run, job, to_device(batch, run.device)).to(totals)
+                totals += sums(run, job, to_device(batch, run.device)).to(totals)
     finally:
         model.train()
         if switch[1]:
@@ -50,7 +50,7 @@ def evaluate(run: Run, job: Job, stop: Callable[[], bool] = lambda: False) -> Sc
     return Scores(metric / max(metric_count, 1), loss / max(loss_count, 1), samples)
 
 
-def _sums(run: Run, job: Job, batch: Any) -> Tensor:
+def sums(run: Run, job: Job, batch: Any) -> Tensor:
     """[metric sum, metric count, loss sum, loss count] of one batch."""
     output = None
     with run.step_context():

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from torchspeed.engine.evaluate import evaluate
 from torchspeed.engine.events import Evaluated, Event, StepLogged
+from torchspeed.engine.guard import explain
 from torchspeed.engine.step import make_step
 from torchspeed.errors import DivergedError, Preempted
 from torchspeed.job import Batch, Job
@@ -77,7 +78,10 @@ def fit(run: Run, job: Job, position: Position, hooks: Hooks, log_every: int) ->
     if position.step >= last_step or _done(job, position):
         return
     for batch in batches(run, position):
-        loss = step(batch)
+        try:
+            loss = step(batch)
+        except Exception as error:
+            raise explain(run, job, batch, error, (position.epoch, position.batch)) from error
         losses.append(loss)
         _advance(run, position)
         if position.step == 1:
@@ -95,6 +99,11 @@ def fit(run: Run, job: Job, position: Position, hooks: Hooks, log_every: int) ->
         if hooks.stop_requested():
             save()
             raise Preempted(f"stopped by a signal at step {position.step}; the state is saved")
+
+
+def watched_value(job: Job, metric: float | None, loss: float | None) -> float | None:
+    """Which of the two the goal is about."""
+    return loss if job.goal is not None and job.goal.metric == "loss" else metric
 
 
 def batches(run: Run, position: Position) -> Iterator[Batch]:
@@ -146,8 +155,8 @@ def _evaluate(run: Run, job: Job, position: Position, hooks: Hooks, clock: "_Clo
     position.evaluation_due = False
     position.value, position.loss = scores.metric, scores.loss
     goal, reached = job.goal, None
-    watched = scores.loss if goal is not None and goal.metric == "loss" else scores.metric
-    if goal is not None:
+    watched = watched_value(job, scores.metric, scores.loss)
+    if goal is not None and watched is not None:
         reached = goal.reached(watched)
         if goal.better(watched, position.best):
             position.best = watched

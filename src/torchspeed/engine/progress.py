@@ -82,7 +82,7 @@ class Terminal:
     def finish(self, event: Finished) -> None:
         result = event.result
         reached = result["goal_reached"]
-        self.bar.stop()
+        self._stop_bar()
         if result["value"] is not None:
             goal = "" if reached is None else f" (goal {result['goal']}: {'reached' if reached else 'not reached'})"
             self.say(f"{result['metric']} {result['value']:.4f}{goal}")
@@ -95,5 +95,9 @@ class Terminal:
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False)
 
+    def _stop_bar(self) -> None:
+        if self.task is not None:
+            self.bar.stop()
+
     def close(self) -> None:
-        self.bar.stop()
+        self._stop_bar()

@@ -22,7 +22,7 @@ def make_step(run: Run) -> Callable[[Batch], Tensor]:
             loss = run.compute_loss(model, batch)
         if weight != 1.0:
             loss = loss * weight
-        (loss if run.scaler is None else run.scaler.scale(loss)).backward()
+        (loss if run.scaler is None else run.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     def step(batch: Batch) -> Tensor:
@@ -30,7 +30,7 @@ def make_step(run: Run) -> Callable[[Batch], Tensor]:
         optimizer.zero_grad()
         if plain:
             loss = run.compute_loss(model, batch)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             loss = loss.detach()
         else:
             pieces = [forward_backward(piece, weight) for piece, weight in split(batch, run.micro_batches)]

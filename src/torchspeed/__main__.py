@@ -1,0 +1,5 @@
+"""``python -m torchspeed``."""
+
+from torchspeed.cli import main
+
+main()

@@ -1,0 +1,150 @@
+"""The command line: parses arguments, calls the function of the same name, renders what it returns.
+
+PyTorch is not imported before a command needs it (``torchspeed`` loads its names on first use), so ``--help`` is quick
+and levers that act on a process before PyTorch is loaded can still act on this one.
+"""
+
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import torchspeed
+from torchspeed.errors import PlanError, TorchspeedError
+
+app = typer.Typer(
+    name="torchspeed",
+    help="EXPLAIN ANALYZE for PyTorch training.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"torchspeed {version('torchspeed')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """EXPLAIN ANALYZE for PyTorch training."""
+
+
+@app.command()
+def train(
+    job: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="JOB",
+            help="job.py, job.py:name, package.module:name, or a recipe: digits, cifar10, characters, spoken-digits.",
+        ),
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Folder or file that the job reads its data from.")] = None,
+    plan: Annotated[Path | None, typer.Option(help="A plan (TOML). Default: JOB.plan.toml beside the job.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="lever=option, over the plan. Repeatable.")] = None,
+    as_written: Annotated[bool, typer.Option("--as-written", help="No plan, even if one is beside the job.")] = False,
+    run_dir: Annotated[Path | None, typer.Option(help="Where the run is kept. Default: runs/NAME-DATE-TIME.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the training data.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples per optimizer step.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of order, augmentation and weights.")] = None,
+    stop_at_goal: Annotated[bool, typer.Option("--stop-at-goal", help="End as soon as the goal is reached.")] = False,
+    device: Annotated[str | None, typer.Option(help="cuda, mps or cpu. Default: the first that is there.")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run that ended early.")] = None,
+    checkpoint_every: Annotated[int | None, typer.Option(min=1, help="Steps. Default: every 30 seconds.")] = None,
+    log_every: Annotated[int | None, typer.Option(min=1, help="Steps. Default: about 200 lines in all.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+) -> None:
+    """Train JOB with a plan; the run directory holds what was run, what happened, and the state to go on from."""
+    asked = {
+        "data": data and os.path.abspath(data),
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "seed": seed,
+        "stop_at_goal": stop_at_goal or None,
+    }
+    if resume is not None:
+        given = {"JOB": job, "--plan": plan, "--set": set_, "--run-dir": run_dir, "--as-written": as_written, **asked}
+        extra = [name for name, value in given.items() if value]
+        if extra:
+            raise PlanError(f"--resume goes on with the run as it was; leave out {', '.join(extra)}")
+        directory = torchspeed.RunDirectory.existing(resume)
+        reference = directory.read_reference()
+        if not reference.get("job"):
+            raise PlanError(
+                f"{resume}: was started from Python, not from a named job; use torchspeed.train(job, resume=…)"
+            )
+        _ensure_process(torchspeed.Plan.read(directory.plan), device)
+        torchspeed.train(
+            _load(reference),
+            resume=resume,
+            device=device,
+            checkpoint_every=checkpoint_every,
+            log_every=log_every,
+            progress=not quiet,
+        )
+        return
+    if job is None:
+        raise PlanError("train needs a JOB (or --resume RUN); see torchspeed train --help")
+    chosen, notes = _plan(job, plan, set_ or [], as_written)
+    _ensure_process(chosen, device)
+    reference = {"job": _absolute(job), **asked}
+    torchspeed.train(
+        _load(reference),
+        chosen,
+        run_dir=run_dir,
+        device=device,
+        checkpoint_every=checkpoint_every,
+        log_every=log_every,
+        progress=not quiet,
+        reference=reference,
+        notes=notes,
+    )
+
+
+def main() -> None:
+    """Entry point: errors of ours are one line and an exit code; others keep their traceback."""
+    try:
+        app()
+    except TorchspeedError as error:
+        typer.echo(f"torchspeed: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+def _plan(job: str, path: Path | None, assignments: list[str], as_written: bool) -> tuple[Any, list[str]]:
+    """The plan to train with, and the sentence that says where it is from."""
+    if path is not None and as_written:
+        raise PlanError("--plan and --as-written exclude each other; give one of them")
+    notes = []
+    if path is None and not as_written:
+        path = torchspeed.plan_beside(job)
+        if path is not None:
+            notes = [f"using {path.name}, which lies beside the job (--as-written leaves it out)"]
+    plan = torchspeed.Plan() if path is None else torchspeed.Plan.read(path)
+    return plan.set(assignments), notes
+
+
+def _load(reference: dict[str, Any]) -> Any:
+    overrides = {name: value for name, value in reference.items() if name != "job"}
+    return torchspeed.load_job(reference["job"], **overrides)
+
+
+def _absolute(job: str) -> str:
+    """A file's reference that still holds from another directory."""
+    head, colon, name = job.rpartition(":")
+    path, suffix = (head, f":{name}") if colon and head.endswith(".py") else (job, "")
+    return os.path.abspath(path) + suffix if path.endswith(".py") else job
+
+
+def _ensure_process(plan: Any, device: str | None) -> None:
+    """Start over with the environment that the plan's PROCESS levers want, unless this process has it."""
+    wanted = torchspeed.process_environment(plan, torchspeed.Machine.detect(device)) if plan.options else {}
+    if any(os.environ.get(name) != value for name, value in wanted.items()):
+        command = [sys.executable, "-m", "torchspeed", *sys.argv[1:]]
+        os.execve(sys.executable, command, {**os.environ, **wanted})
