@@ -40,7 +40,6 @@ def decode_images(
     """
     height, width = size or _size(sources[0], name(0))
     pixels = np.empty((len(sources), height, width, 3), np.uint8)
-
     for i, source in enumerate(sources):
         _decode(source, name(i), pixels[i])
     return torch.from_numpy(pixels)

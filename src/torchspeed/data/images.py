@@ -30,13 +30,15 @@ Flip = Literal["none", "random", "alternating"]
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(mean, std) of each channel, in units where white is 1. ``images``: uint8 [N, H, W, C]."""
-    levels = np.arange(256) / 255
-    means, stds = [], []
-    for channel in images.flatten(0, -2).unbind(-1):
-        share = torch.bincount(channel.to(torch.int16), minlength=256).numpy() / channel.numel()
-        means.append(float(share @ levels))
-        stds.append(float(np.sqrt(share @ (levels - means[-1]) ** 2)))
-    return tuple(means), tuple(stds)
+    count = images[..., 0].numel()
+    total = squares = torch.zeros(images.shape[-1], dtype=torch.float64)
+    for chunk in images.split(256):  # a chunk in float64 stays in cache; integers add up exactly there
+        levels = chunk.flatten(0, -2).to(torch.float64)
+        total = total + levels.sum(0)
+        squares = squares + (levels.T @ levels).diagonal()
+    mean = total / count
+    std = (squares / count - mean.square()).clamp_min(0).sqrt()
+    return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
 
 
 class ImageBatches(BatchedDataset):
