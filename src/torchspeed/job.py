@@ -59,9 +59,10 @@ class Job:
     train, valid: a map-style dataset, a tuple of tensors or arrays of equal length, or a function that makes one.
     loss: ``(output, target) -> scalar``, for batches that are (input, target); or else
     step: ``(model, batch) -> scalar`` for any other batch.
-    optimizer: ``params -> torch.optim.Optimizer``; gets ``model.named_parameters()`` (PyTorch ≥ 2.6 takes pairs).
-    schedule: ``optimizer -> lr_scheduler``, stepped at every ``schedule_every``: "step", "epoch" or "evaluation"
-        (the last passes the metric, as ``ReduceLROnPlateau`` wants).
+    optimizer: ``params -> torch.optim.Optimizer``; gets the list of parameters, or (name, parameter) pairs if the
+        function has an attribute ``takes_names = True``, as those of ``torchspeed.optim`` have.
+    schedule: ``optimizer -> lr_scheduler``, stepped at every ``schedule_every``: "step", "epoch" or "evaluation".
+        ``ReduceLROnPlateau`` gets the metric of the evaluation at that step and moves only then.
     metric: "accuracy", "loss", or a function that gives one value per sample, ``(output, target) -> [B]`` (with
         ``step``: ``(model, batch) -> [B]``); the mean over the validation set is reported.
     batch_size: samples per optimizer step.  epochs: passes over ``train``, fractions allowed.

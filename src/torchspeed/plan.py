@@ -82,10 +82,16 @@ class Plan:
         return fingerprint(self.options)
 
     def to_toml(self) -> str:
-        return _HEADER + "".join(f"{name} = {json.dumps(value)}\n" for name, value in self.options)
+        return _HEADER + "".join(f"{name} = {_toml(value)}\n" for name, value in self.options)
 
     def __str__(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self.options) or AS_WRITTEN
+
+
+def _toml(value: Option) -> str:
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _value(text: str) -> Option:

@@ -40,9 +40,7 @@ class Recordings:
     def of(cls, waveforms: Sequence[Tensor], labels: Sequence[int], sample_rate: int) -> "Recordings":
         """Lay ``waveforms`` (float32 [samples] each) end to end."""
         if not waveforms or len(waveforms) != len(labels):
-            raise DataError(
-                f"{len(waveforms)} recordings and {len(labels)} labels; one label per recording is needed"
-            )
+            raise DataError(f"{len(waveforms)} recordings and {len(labels)} labels; one label per recording is needed")
         offsets = np.cumsum([0, *map(len, waveforms)], dtype=np.int64)
         return cls(torch.cat(list(waveforms)), offsets, torch.tensor(labels), sample_rate)
 
@@ -58,31 +56,23 @@ def read_spoken_digits(folder: str | Path) -> tuple[Recordings, Recordings]:
     folder = Path(folder)
     files = sorted(folder.glob("*.wav"))
     if not files:
-        raise DataError(
-            f"{folder}: no such folder, or no .wav file in it; expected names like 7_jackson_32.wav"
-        )
+        raise DataError(f"{folder}: no such folder, or no .wav file in it; expected names like 7_jackson_32.wav")
     splits: dict[bool, tuple[list[Tensor], list[int]]] = {False: ([], []), True: ([], [])}
     first_rate = read_wav(files[0])[1]
     for path in files:
         match = _SPOKEN_DIGIT.fullmatch(path.name)
         if match is None:
-            raise DataError(
-                f"{path}: not called {{digit}}_{{speaker}}_{{index}}.wav; rename it or take it out"
-            )
+            raise DataError(f"{path}: not called {{digit}}_{{speaker}}_{{index}}.wav; rename it or take it out")
         waveform, sample_rate = read_wav(path)
         if sample_rate != first_rate:
-            raise DataError(
-                f"{path}: {sample_rate} Hz where {files[0].name} has {first_rate} Hz; resample it"
-            )
+            raise DataError(f"{path}: {sample_rate} Hz where {files[0].name} has {first_rate} Hz; resample it")
         waveforms, labels = splits[int(match[3]) < _TEST_INDICES]
         waveforms.append(waveform)
         labels.append(int(match[1]))
     for is_test, (waveforms, _) in splits.items():
         if not waveforms:
             wanted = f"index 0 to {_TEST_INDICES - 1}" if is_test else f"an index of {_TEST_INDICES} or more"
-            raise DataError(
-                f"{folder}: no recording with {wanted}, so no {'test' if is_test else 'training'} set"
-            )
+            raise DataError(f"{folder}: no recording with {wanted}, so no {'test' if is_test else 'training'} set")
     return Recordings.of(*splits[False], first_rate), Recordings.of(*splits[True], first_rate)
 
 
@@ -95,9 +85,7 @@ class Waveforms(BatchedDataset):
 
     def __init__(self, recordings: Recordings, length: int, *, shift: int = 0, gain_db: float = 0.0) -> None:
         if length < 1 or shift < 0 or gain_db < 0:
-            raise DataError(
-                f"length={length} must be above 0, shift={shift} and gain_db={gain_db} at least 0"
-            )
+            raise DataError(f"length={length} must be above 0, shift={shift} and gain_db={gain_db} at least 0")
         self.labels, self.length, self.shift, self.gain_db = recordings.labels, length, shift, gain_db
         self.starts, self.counts = recordings.offsets[:-1], np.diff(recordings.offsets)
         # Silence at both ends, so that no window leaves the buffer.

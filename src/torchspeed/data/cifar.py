@@ -9,6 +9,7 @@ folders of image files. Page of the two archives: https://www.cs.toronto.edu/~kr
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,9 +47,7 @@ def read_cifar10(folder: str | Path) -> tuple[LabelledImages, LabelledImages]:
         if (folder / archive.tar).exists():
             members = {f"{archive.folder}/{name}": name for name in archive.names}
             found = read_tar_members(folder / archive.tar, members, _MAX_ARCHIVE_BYTES)
-            return archive.join(
-                {members[member]: data for member, data in found.items()}, folder / archive.tar
-            )
+            return archive.join({members[member]: data for member, data in found.items()}, folder / archive.tar)
     if (folder / "train").is_dir():
         return read_image_folder(folder)
     raise DataError(f"{folder}: no CIFAR-10 in this folder; {_LOOKED_FOR}")
@@ -64,7 +63,7 @@ def _parse_binary(data: bytes, where: str) -> Batch:
             f"{where}: {len(data):,} bytes are not a whole number of records of {record:,}; it is torn, get it again"
         )
     records = np.frombuffer(data, np.uint8).reshape(-1, record)
-    return records[:, 1:], records[:, 0].astype(np.int64)
+    return records[:, 1:], _checked_labels(records[:, 0].tolist(), where)
 
 
 def _parse_python(data: bytes, where: str) -> Batch:
@@ -73,13 +72,8 @@ def _parse_python(data: bytes, where: str) -> Batch:
     if not isinstance(planes, np.ndarray) or planes.dtype != np.uint8 or planes.shape[1:] != (_PLANES,):
         raise DataError(f"{where}: b'data' is not an array of bytes [N, {_PLANES}]; get the file again")
     if not isinstance(labels, list) or len(labels) != len(planes) or not labels:
-        raise DataError(
-            f"{where}: b'labels' is not a list of {len(planes)} labels, one per image; get the file again"
-        )
-    for i, label in enumerate(labels):
-        if type(label) is not int:
-            raise DataError(f"{where}, record {i}: the label {label!r} is not a number")
-    return planes, np.array(labels, np.int64)
+        raise DataError(f"{where}: b'labels' is not a list of {len(planes)} labels, one per image; get the file again")
+    return planes, _checked_labels(labels, where)
 
 
 @dataclass(frozen=True)
@@ -101,15 +95,11 @@ class _Archive:
 
     def join(self, files: dict[str, bytes], place: Path) -> tuple[LabelledImages, LabelledImages]:
         batches = {name: self.parse(files[name], str(place / name)) for name in self.names}
-        for name, (_, labels) in batches.items():
-            _check_labels(labels, str(place / name))
         counts = {name: len(batches[name][1]) for name in self.train_names}
         fullest = max(counts.values())
         for name, count in counts.items():
             if count < fullest:  # torn between two records, which no file shows by itself
-                raise DataError(
-                    f"{place / name}: {count:,} images where another holds {fullest:,}; get it again"
-                )
+                raise DataError(f"{place / name}: {count:,} images where another holds {fullest:,}; get it again")
         train = [batches[name] for name in self.train_names]
         return _labelled(train), _labelled([batches[self.names[-1]]])
 
@@ -139,9 +129,7 @@ def _read_file(path: Path) -> bytes:
             raise DataError(f"{path}: {size:,} bytes; a file of this archive has at most {_MAX_FILE_BYTES:,}")
         return path.read_bytes()
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror}); the archive has six such files"
-        ) from error
+        raise DataError(f"{path}: cannot be read ({error.strerror}); the archive has six such files") from error
 
 
 def _read_parquet(folder: Path, split: str) -> LabelledImages:
@@ -168,19 +156,19 @@ def _read_parquet_file(path: Path) -> LabelledImages:
         ) from error
     if not encoded:
         raise DataError(f"{path}: holds no image")
-    for row, (image, label) in enumerate(zip(encoded, labels, strict=True)):
-        if not isinstance(image, bytes) or not isinstance(label, int):
-            raise DataError(f"{path}, record {row}: without image bytes or without a number as label")
-    numbers = np.array(labels, np.int64)
-    _check_labels(numbers, str(path))
-    images = decode_images(encoded, lambda row: f"{path}, record {row}", (SIDE, SIDE))
-    return LabelledImages(images, torch.from_numpy(numbers))
+    for row, image in enumerate(encoded):
+        if not isinstance(image, bytes):
+            raise DataError(f"{path}, record {row}: without image bytes; remove it")
+    numbers = torch.from_numpy(_checked_labels(labels, str(path)))
+    return LabelledImages(decode_images(encoded, lambda row: f"{path}, record {row}", (SIDE, SIDE)), numbers)
 
 
-def _check_labels(labels: NDArray[np.int64], where: str) -> None:
-    wrong = np.flatnonzero((labels < 0) | (labels >= len(CLASSES)))
-    if wrong.size:
-        raise DataError(
-            f"{where}, record {wrong[0]}: label {labels[wrong[0]]} is outside 0 to {len(CLASSES) - 1}; "
-            "remove the record or get the file again"
-        )
+def _checked_labels(labels: list[Any], where: str) -> NDArray[np.int64]:
+    for record, label in enumerate(labels):
+        if type(label) is not int or not 0 <= label < len(CLASSES):
+            found = f"label {label}" if type(label) is int else f"a label of type {type(label).__name__}"
+            raise DataError(
+                f"{where}, record {record}: {found}, where a class is a number from 0 to {len(CLASSES) - 1}; "
+                "remove the record or get the file again"
+            )
+    return np.array(labels, np.int64)

@@ -53,9 +53,7 @@ def read_image_folder(folder: Path) -> tuple[LabelledImages, LabelledImages]:
     classes = _class_names(folder / "train")
     unknown = sorted(set(_class_names(folder / "test")) - set(classes))
     if unknown:
-        raise DataError(
-            f"{folder / 'test'}: class {unknown[0]!r} is not in {folder / 'train'}: {', '.join(classes)}"
-        )
+        raise DataError(f"{folder / 'test'}: class {unknown[0]!r} is not in {folder / 'train'}: {', '.join(classes)}")
     train = _read_split(folder / "train", classes, None)
     height, width = train.images.shape[1:3]
     return train, _read_split(folder / "test", classes, (height, width))
@@ -91,9 +89,7 @@ def _decode(source: bytes | Path, name: str, into: NDArray[np.uint8]) -> None:
     with _opened(source, name) as image:
         if image.size != (width, height):
             found = "{}×{}".format(*image.size)
-            raise DataError(
-                f"{name}: an image of {found} pixels where all are {width}×{height}; resize or remove it"
-            )
+            raise DataError(f"{name}: an image of {found} pixels where all are {width}×{height}; resize or remove it")
         into[:] = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
@@ -105,11 +101,7 @@ def _opened(source: bytes | Path, name: str) -> Iterator[Any]:
     except ImportError as error:
         raise MissingPackage("pillow", extra="cifar10", why="decodes JPEG and PNG images") from error
     try:
-        with Image.open(
-            io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS
-        ) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as image:
             yield image
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{name}: cannot be decoded as JPEG or PNG ({error}); replace or remove it"
-        ) from error
+        raise DataError(f"{name}: cannot be decoded as JPEG or PNG ({error}); replace or remove it") from error

@@ -32,7 +32,7 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     """(mean, std) of each channel, in units where white is 1. ``images``: uint8 [N, H, W, C]."""
     count = images[..., 0].numel()
     total = squares = torch.zeros(images.shape[-1], dtype=torch.float64)
-    for chunk in images.split(256):  # a chunk in float64 stays in cache; integers add up exactly there
+    for chunk in torch.split(images, 256):  # a chunk in float64 stays in cache; integers add up exactly there
         levels = chunk.flatten(0, -2).to(torch.float64)
         total = total + levels.sum(0)
         squares = squares + (levels.T @ levels).diagonal()
@@ -109,14 +109,12 @@ class ImageBatches(BatchedDataset):
             columns = columns + integers(keys, _COLUMN_STREAM, -reach, reach + 1)[:, None]
         source_rows = _reflected(self.height, reach)[rows + reach]
         source_columns = _reflected(self.width, reach)[columns + reach]
-        places = ((indices[:, None] * self.height + source_rows) * self.width)[:, :, None] + source_columns[
-            :, None, :
-        ]
+        places = ((indices[:, None] * self.height + source_rows) * self.width)[:, :, None] + source_columns[:, None, :]
         picked = self.pixels.index_select(0, torch.from_numpy(places.reshape(-1)))
         if reach and self.padding == "zero":
-            outside = ((rows < 0) | (rows >= self.height))[:, :, None] | (
-                (columns < 0) | (columns >= self.width)
-            )[:, None]
+            outside = ((rows < 0) | (rows >= self.height))[:, :, None] | ((columns < 0) | (columns >= self.width))[
+                :, None
+            ]
             picked.masked_fill_(torch.from_numpy(outside).view(-1, 1), 0)
         return picked
 
@@ -148,14 +146,10 @@ def _check(
     if images.dtype != torch.uint8 or images.dim() != 4:
         raise DataError(f"images are {images.dtype} {list(images.shape)}; they must be uint8 [N, H, W, C]")
     if labels.shape != images.shape[:1]:
-        raise DataError(
-            f"{len(images)} images but labels of shape {list(labels.shape)}; one label per image is needed"
-        )
+        raise DataError(f"{len(images)} images but labels of shape {list(labels.shape)}; one label per image is needed")
     channels = images.shape[-1]
     if len(mean) != channels or len(std) != channels or min(std) <= 0:
-        raise DataError(
-            f"mean {mean} and std {std} must be {channels} numbers each, one per channel, std above 0"
-        )
+        raise DataError(f"mean {mean} and std {std} must be {channels} numbers each, one per channel, std above 0")
     if not 0 <= translate < min(images.shape[1:3]):
         raise DataError(
             f"translate={translate} must be at least 0 and less than the image's side, {min(images.shape[1:3])}"

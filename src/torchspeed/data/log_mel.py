@@ -20,9 +20,7 @@ _BREAK_HZ, _BREAK_MEL = 1000.0, 15.0
 _LOG_STEP = np.log(6.4) / 27  # per mel, above the break
 
 
-def log_mel(
-    waveforms: Tensor, sample_rate: int, n_fft: int, hop: int, mels: int, floor: float = 1e-10
-) -> Tensor:
+def log_mel(waveforms: Tensor, sample_rate: int, n_fft: int, hop: int, mels: int, floor: float = 1e-10) -> Tensor:
     """``LogMel(sample_rate, n_fft, hop, mels, floor)(waveforms)``; the module keeps its tables, this does not."""
     return LogMel(sample_rate, n_fft, hop, mels, floor).to(waveforms.device)(waveforms)  # type: ignore[no-any-return]
 

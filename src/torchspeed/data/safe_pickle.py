@@ -5,7 +5,8 @@ it names, with whatever arguments it gives. Restricting the names still leaves N
 be called with hostile arguments, and tuples that nest until hashing one never ends. But such a file uses few
 instructions, so this module reads them itself: ``pickletools`` splits the stream into instructions, a stack machine
 of plain values obeys those it knows, and the four names that NumPy puts in an array's pickle are *recognised*,
-never imported or called. What comes out was built here, by ``numpy.frombuffer``.
+never imported or called. What comes out was built here, by ``numpy.frombuffer``. No value is hashed, compared or
+shown before its type is known: a few bytes can nest a tuple so that its hash or its text takes for ever.
 
 Python 2 strings, as in the original files, come out as bytes. Source of the instructions: PEP 307 (protocol 2),
 PEP 3154 (protocol 4) and the docstrings of ``pickletools``.
@@ -14,7 +15,8 @@ PEP 3154 (protocol 4) and the docstrings of ``pickletools``.
 import pickletools
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +24,8 @@ from numpy.typing import NDArray
 from torchspeed.errors import DataError
 
 
-class _Name(NamedTuple):
+@dataclass(frozen=True)
+class _Name:
     """A global that the stream names; nothing is looked up."""
 
     module: str
@@ -159,7 +162,7 @@ def _instructions(data: bytes) -> Iterator[tuple[str, Any, int | None]]:
 
 
 def _admit(module: Any, name: Any) -> _Name:
-    found = _Name(module, name)
+    found = _Name(_expect(module, str), _expect(name, str))
     if found not in _ADMITTED:
         raise _Refused(f"it asks for {module}.{name}")
     return found
@@ -167,9 +170,10 @@ def _admit(module: Any, name: Any) -> _Name:
 
 def _make(function: Any, arguments: Any) -> _Array | _DType:
     """What REDUCE would call: an empty array, or a dtype by its code."""
-    if function in _RECONSTRUCT and arguments[0] == _NDARRAY:
+    called = _expect(function, _Name)
+    if called in _RECONSTRUCT and arguments[0] == _NDARRAY:
         return _Array()
-    if function == _DTYPE:
+    if called == _DTYPE:
         code = _text(arguments[0])
         if not _PLAIN_NUMBERS.fullmatch(code):
             raise _Refused(f"an array of dtype {code!r}, which is not plain numbers")
@@ -186,7 +190,7 @@ def _build(target: Any, state: Any) -> None:
     elif isinstance(target, _Array):
         _, shape, dtype, fortran_order, raw = state
         if not all(isinstance(side, int) and side >= 0 for side in _expect(shape, tuple)):
-            raise _Refused(f"an array of shape {shape}")
+            raise _Refused("an array whose shape is not a tuple of sides")
         code = _expect(dtype, _DType)
         flat = np.frombuffer(_expect(raw, bytes), np.dtype(code.order + code.code))
         target.values = flat.reshape(shape, order="F" if fortran_order else "C")

@@ -23,15 +23,16 @@ def read_tar_members(path: Path, names: Collection[str], max_bytes: int) -> dict
     """
     found: dict[str, bytes] = {}
     try:
-        with (
-            gzip.open(path) as stream,
-            tarfile.open(fileobj=_Bounded(stream, path, max_bytes), mode="r|") as tar,
-        ):
-            for member in tar:
-                _check(member, path)
-                content = tar.extractfile(member) if member.name in names else None
-                if content is not None:
-                    found[member.name] = content.read()
+        with gzip.open(path) as stream:
+            bounded = _Bounded(stream, path, max_bytes)
+            with tarfile.open(fileobj=bounded, mode="r|") as tar:
+                for member in tar:
+                    _check(member, path)
+                    content = tar.extractfile(member) if member.name in names else None
+                    if content is not None:
+                        found[member.name] = content.read()
+            while bounded.read(1 << 16):  # to the very end, where gzip keeps its checksum
+                pass
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise DataError(f"{path}: torn, or not a .tar.gz ({error}); get it again") from error
     missing = sorted(set(names) - set(found))
@@ -58,7 +59,5 @@ class _Bounded(io.RawIOBase):
         count = self.stream.readinto(buffer)
         self.left -= count
         if self.left < 0:
-            raise DataError(
-                f"{self.path}: refused, it holds more than {self.max_bytes:,} bytes when decompressed"
-            )
+            raise DataError(f"{self.path}: refused, it holds more than {self.max_bytes:,} bytes when decompressed")
         return count

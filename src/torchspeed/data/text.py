@@ -71,9 +71,7 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         if not self.characters or list(self.characters) != sorted(set(self.characters)):
-            raise DataError(
-                "the characters of a vocabulary must be at least one, sorted, each once: use Vocabulary.of"
-            )
+            raise DataError("the characters of a vocabulary must be at least one, sorted, each once: use Vocabulary.of")
 
     @classmethod
     def of(cls, text: str) -> "Vocabulary":
@@ -95,9 +93,7 @@ class Vocabulary:
                 f"character {character!r} (U+{ord(character):04X}) at position {position:,}, line "
                 f"{text.count(chr(10), 0, position) + 1}, is not in this vocabulary of {len(self)} characters"
             )
-        return tokens.astype(
-            np.uint8 if len(known) <= 1 << 8 else np.uint16 if len(known) <= 1 << 16 else np.int64
-        )
+        return tokens.astype(np.uint8 if len(known) <= 1 << 8 else np.uint16 if len(known) <= 1 << 16 else np.int64)
 
     def decode(self, tokens: NDArray[Any] | Tensor) -> str:
         """The text of ``tokens`` [characters]. Raises ``DataError`` for a token that is none."""
@@ -118,8 +114,8 @@ class TokenWindows(BatchedDataset):
     """``tokens`` [N], any integer type -> (inputs int64 [B, length], targets int64 [B, length], one token later).
 
     For training (``random=True``) an epoch has N // length windows. The places where a window can begin are cut into
-    as many equal stretches, and each window begins anywhere in its own: every epoch reads all of the text, differently
-    aligned, and every place is equally likely.
+    as many equal stretches, and each window begins anywhere in its own: an epoch reads evenly from all of the text,
+    each epoch is aligned differently, and every place is equally likely.
 
     For evaluation (``random=False``) the windows lie end to end, so that every token but the first is the target
     exactly once. The last window is moved back to end with the text, and those of its targets that the window before

@@ -96,9 +96,7 @@ class _Format:
             )
         form = cls(code == _FLOAT, channels, sample_rate, bits)
         if not (1 <= channels <= _MAX_CHANNELS and 1 <= sample_rate <= _MAX_SAMPLE_RATE):
-            raise DataError(
-                f"{path}: {channels} channels at {sample_rate} Hz cannot be right; its header is damaged"
-            )
+            raise DataError(f"{path}: {channels} channels at {sample_rate} Hz cannot be right; its header is damaged")
         if frame_bytes != form.frame_bytes:
             raise DataError(
                 f"{path}: frames of {frame_bytes} bytes, but {channels} channels of {bits} bits make "
@@ -115,9 +113,7 @@ def _decode(samples: bytes, form: _Format) -> NDArray[np.float32]:
         return (np.frombuffer(samples, np.uint8).astype(np.float32) - np.float32(128)) / np.float32(128)
     if form.bits == 24:
         widened = np.zeros((len(samples) // 3, 4), np.uint8)
-        widened[:, 1:] = np.frombuffer(samples, np.uint8).reshape(
-            -1, 3
-        )  # the low byte stays 0, so the sign is right
+        widened[:, 1:] = np.frombuffer(samples, np.uint8).reshape(-1, 3)  # the low byte stays 0, so the sign is right
         samples, bits = widened.tobytes(), 32
     else:
         bits = form.bits

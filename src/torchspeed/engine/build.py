@@ -63,9 +63,12 @@ def _as_written(job: Job, device: torch.device) -> Run:
     model = _call("model", job.model)
     if not isinstance(model, nn.Module):
         raise JobError(f"job {job.name!r}: model() returned a {type(model).__name__}, not an nn.Module")
+    if any(nn.parameter.is_lazy(parameter) for parameter in model.parameters()):
+        _settle_lazy_layers(model, job, loader)
     model = model.to(device)
     model.train()
     optimizer = _make_optimizer(job, model)
+    getattr(optimizer, "train", lambda: None)()  # schedule-free optimizers have a mode of their own
     return Run(
         device=device,
         model=model,
@@ -76,6 +79,15 @@ def _as_written(job: Job, device: torch.device) -> Run:
         schedule_every=job.schedule_every,
         clip_grad_norm=job.clip_grad_norm,
     )
+
+
+def _settle_lazy_layers(model: nn.Module, job: Job, loader: OrderedLoader) -> None:
+    """One batch, so that ``nn.LazyLinear`` and its like take their sizes (and their weights) from the data."""
+    with torch.no_grad():
+        try:
+            (job.step or _Supervised(job))(model, loader.batch(0, 0))
+        except Exception as error:
+            raise JobError(f"job {job.name!r}: lazy layers could not be sized by a first batch: {error}") from error
 
 
 class _Supervised:
@@ -94,10 +106,9 @@ def _make_optimizer(job: Job, model: nn.Module) -> Optimizer:
     named = list(model.named_parameters())
     if not named:
         raise JobError(f"job {job.name!r}: the model has no parameters to train")
-    try:
-        optimizer = _call("optimizer", job.optimizer, named)
-    except JobError:  # an optimizer of one's own may take tensors only
-        optimizer = _call("optimizer", job.optimizer, [parameter for _, parameter in named])
+    takes_names = getattr(job.optimizer, "takes_names", False)
+    parameters = named if takes_names else [parameter for _, parameter in named]
+    optimizer = _call("optimizer", job.optimizer, parameters)
     if not isinstance(optimizer, Optimizer):
         raise JobError(f"job {job.name!r}: optimizer() returned a {type(optimizer).__name__}, not an Optimizer")
     return optimizer

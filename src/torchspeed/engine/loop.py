@@ -20,6 +20,7 @@ from torchspeed.engine.guard import explain
 from torchspeed.engine.step import make_step
 from torchspeed.errors import DivergedError, Preempted
 from torchspeed.job import Batch, Job
+from torchspeed.optim import advance
 from torchspeed.run import Run
 
 
@@ -74,7 +75,7 @@ def fit(run: Run, job: Job, position: Position, hooks: Hooks, log_every: int) ->
         hooks.save()
 
     if position.evaluation_due:
-        _evaluate(run, job, position, hooks, clock, save)
+        _tick(run, position, _evaluate(run, job, position, hooks, clock, save))
     if position.step >= last_step or _done(job, position):
         return
     for batch in batches(run, position):
@@ -88,9 +89,11 @@ def fit(run: Run, job: Job, position: Position, hooks: Hooks, log_every: int) ->
             hooks.first_step(loss)
         if position.step % log_every == 0:
             _log(run, job, position, hooks, clock, losses)
+        metric = None
         if position.step % evaluate_every == 0 or position.step == last_step:
             position.evaluation_due = True
-            _evaluate(run, job, position, hooks, clock, save)
+            metric = _evaluate(run, job, position, hooks, clock, save)
+        _tick(run, position, metric)
         finished = position.step == last_step or _done(job, position)
         if finished or hooks.checkpoint_due():
             save()
@@ -117,8 +120,13 @@ def _advance(run: Run, position: Position) -> None:
     position.batch += 1
     if position.batch == len(run.loader):
         position.epoch, position.batch = position.epoch + 1, 0
-        if run.schedule is not None and run.schedule_every == "epoch":
-            run.schedule.step()
+
+
+def _tick(run: Run, position: Position, metric: float | None) -> None:
+    """Move the schedule on, with the ``metric`` if this step was evaluated."""
+    due = {"step": True, "epoch": position.batch == 0, "evaluation": metric is not None}[run.schedule_every]
+    if run.schedule is not None and due:
+        advance(run.schedule, metric)
 
 
 def _log(run: Run, job: Job, position: Position, hooks: Hooks, clock: "_Clock", losses: list[Tensor]) -> None:
@@ -143,10 +151,13 @@ def _log(run: Run, job: Job, position: Position, hooks: Hooks, clock: "_Clock", 
     )
 
 
-def _evaluate(run: Run, job: Job, position: Position, hooks: Hooks, clock: "_Clock", save: Callable[[], None]) -> None:
+def _evaluate(
+    run: Run, job: Job, position: Position, hooks: Hooks, clock: "_Clock", save: Callable[[], None]
+) -> float | None:
+    """Evaluate and return the metric; None without validation data."""
     if run.valid is None:
         position.evaluation_due = False
-        return
+        return None
     with clock.paused():
         scores = evaluate(run, job, hooks.stop_requested)
     if scores is None:
@@ -162,8 +173,6 @@ def _evaluate(run: Run, job: Job, position: Position, hooks: Hooks, clock: "_Clo
             position.best = watched
         if reached and position.seconds_to_goal is None:
             position.seconds_to_goal = clock.read()
-    if run.schedule is not None and run.schedule_every == "evaluation":
-        run.schedule.step(scores.metric)
     hooks.emit(
         Evaluated(
             position.step,
@@ -175,6 +184,7 @@ def _evaluate(run: Run, job: Job, position: Position, hooks: Hooks, clock: "_Clo
             clock.read(),
         )
     )
+    return scores.metric
 
 
 def _done(job: Job, position: Position) -> bool:

@@ -51,16 +51,15 @@ def restore(run: Run, state: dict[str, Tree]) -> dict[str, Any]:
         raise CheckpointError(f"the checkpoint does not fit this job: {error}") from error
 
 
-def state_digest(run: Run, position: dict[str, Any]) -> str:
-    """sha256 over every bit of the state; equal digests mean equal continuations."""
-    digest = hashlib.sha256()
+def digest(tree: Tree) -> str:
+    """sha256 over every bit of a state; equal digests mean equal continuations."""
     tensors: dict[str, Tensor] = {}
-    digest.update(json.dumps(encode(capture(run, position), tensors)).encode())
+    whole = hashlib.sha256(json.dumps(encode(tree, tensors)).encode())
     for name in sorted(tensors):
-        digest.update(name.encode())
+        whole.update(name.encode())
         if tensors[name].numel():
-            digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+            whole.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return whole.hexdigest()
 
 
 def encode(value: Tree, tensors: dict[str, Tensor], path: str = "") -> Any:

@@ -11,10 +11,9 @@ from torchspeed.run import Run
 
 
 def make_step(run: Run) -> Callable[[Batch], Tensor]:
-    """``batch -> loss``: forward, backward, clip, update, schedule. The loss stays on its device, detached."""
+    """``batch -> loss``: forward, backward, clip, update. The loss stays on its device, detached."""
     optimizer, model = run.optimizer, run.model
     clipped = list(model.parameters()) if run.clip_grad_norm is not None else []
-    step_schedule = run.schedule.step if run.schedule is not None and run.schedule_every == "step" else None
     plain = run.scaler is None and run.micro_batches == 1 and not run.step_contexts
 
     def forward_backward(batch: Batch, weight: float) -> Tensor:
@@ -44,8 +43,6 @@ def make_step(run: Run) -> Callable[[Batch], Tensor]:
         else:
             run.scaler.step(optimizer)
             run.scaler.update()
-        if step_schedule is not None:
-            step_schedule()
         return loss
 
     return step

@@ -61,9 +61,7 @@ def _stage(in_channels: int, out_channels: int, norm: Norm) -> nn.Sequential:
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(
         convolution,
-        nn.BatchNorm2d(out_channels)
-        if norm == "batch"
-        else nn.GroupNorm(math.gcd(out_channels, 8), out_channels),
+        nn.BatchNorm2d(out_channels) if norm == "batch" else nn.GroupNorm(math.gcd(out_channels, 8), out_channels),
         nn.ReLU(),
         # Rounding up keeps the border of an odd size, and a picture of one pixel stays one pixel.
         nn.MaxPool2d(2, ceil_mode=True),

@@ -85,9 +85,7 @@ class Summary:
         header = ("module", "class", "output", "parameters", "FLOPs", "activations")
         rows = [header]
         for module in self.modules:
-            shape = (
-                "-" if module.output_shape is None else "×".join(map(str, module.output_shape)) or "scalar"
-            )
+            shape = "-" if module.output_shape is None else "×".join(map(str, module.output_shape)) or "scalar"
             rows.append((module.name or "(model)", module.kind, shape, *_figures(module.total)))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
@@ -212,9 +210,7 @@ class _Meter:
                 parent = name.rpartition(".")[0]
                 total[parent] += total[name]
         return tuple(
-            ModuleCost(
-                name, type(module).__name__, self.calls[name], self.shapes.get(name), own[name], total[name]
-            )
+            ModuleCost(name, type(module).__name__, self.calls[name], self.shapes.get(name), own[name], total[name])
             for name, module in model.named_modules()
         )
 
@@ -250,9 +246,7 @@ _BY_NAME: dict[str, Callable[..., int]] = {
     "_cudnn_rnn": _cudnn_rnn_flops,
 }
 _FORMULAS: dict[Any, Callable[..., int]] = {
-    getattr(torch.ops.aten, name): formula
-    for name, formula in _BY_NAME.items()
-    if hasattr(torch.ops.aten, name)
+    getattr(torch.ops.aten, name): formula for name, formula in _BY_NAME.items() if hasattr(torch.ops.aten, name)
 }
 
 

@@ -141,9 +141,7 @@ class Muon(Optimizer):
         if group["normalize_filters"]:
             for param in params:
                 if param.ndim > 2:
-                    param.mul_(
-                        math.sqrt(param.size(0)) / torch.linalg.vector_norm(param).clamp(min=group["eps"])
-                    )
+                    param.mul_(math.sqrt(param.size(0)) / torch.linalg.vector_norm(param).clamp(min=group["eps"]))
         if group["weight_decay"]:
             torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
         for members in _equal_shapes(updates, alone=group["foreach"] is False):

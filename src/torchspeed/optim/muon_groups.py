@@ -31,9 +31,7 @@ def split(params: ParamsT, exclude: Exclude, companion: str, companion_lr: float
                 excluded = exclude(name, param)
             else:
                 if exclude and not name:
-                    raise ValueError(
-                        "exclude has patterns, but the parameters have no names; give named_parameters()"
-                    )
+                    raise ValueError("exclude has patterns, but the parameters have no names; give named_parameters()")
                 matches = {pattern for pattern in exclude if fnmatchcase(name, pattern)}
                 unmatched -= matches
                 excluded = bool(matches)

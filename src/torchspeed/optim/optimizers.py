@@ -8,7 +8,7 @@ promises it, is 0.9 unless said otherwise; PyTorch's default of 0 would make "sg
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.optim.optimizer import Optimizer, ParamsT
@@ -34,9 +34,7 @@ _NO_MOMENTUM = {"momentum": 0.0, "dampening": 0.0, "nesterov": False}
 _REGISTRY: dict[str, _Entry] = {
     "gd": _Entry(lambda: torch.optim.SGD, fixed=_NO_MOMENTUM),
     "sgd": _Entry(lambda: torch.optim.SGD, {"momentum": 0.9}, fixed={"nesterov": False}),
-    "nesterov": _Entry(
-        lambda: torch.optim.SGD, {"momentum": 0.9}, fixed={"nesterov": True, "dampening": 0.0}
-    ),
+    "nesterov": _Entry(lambda: torch.optim.SGD, {"momentum": 0.9}, fixed={"nesterov": True, "dampening": 0.0}),
     "adagrad": _Entry(lambda: torch.optim.Adagrad),
     "rmsprop": _Entry(lambda: torch.optim.RMSprop),
     "adam": _Entry(lambda: torch.optim.Adam),
@@ -64,6 +62,8 @@ def optimizer(name: str, *, learning_rate: float, **options: Any) -> "OptimizerF
 class OptimizerFactory:
     """``factory(params) -> Optimizer``; ``params`` is what ``torch.optim`` takes: tensors, (name, tensor)
     pairs, or groups. A plain value: it compares, hashes, prints and pickles."""
+
+    takes_names: ClassVar[bool] = True  # a job hands over (name, tensor) pairs
 
     name: str
     learning_rate: float

@@ -57,15 +57,11 @@ class ScheduleFactory:
     def __post_init__(self) -> None:
         known_name("schedule", self.name, SCHEDULES)
         if type(self.warmup_steps) is not int or self.warmup_steps < 0:
-            raise JobError(
-                f"schedule {self.name!r}: warmup_steps is {self.warmup_steps!r}; give a whole number"
-            )
+            raise JobError(f"schedule {self.name!r}: warmup_steps is {self.warmup_steps!r}; give a whole number")
         options = dict(self.options)
         what = f"schedule {self.name!r}"
         check(what, _REGISTRY[self.name], options, hidden={"optimizer"}, also=["warmup_steps"])
-        if "steps" in options and not (
-            type(options["steps"]) is int and options["steps"] > self.warmup_steps
-        ):
+        if "steps" in options and not (type(options["steps"]) is int and options["steps"] > self.warmup_steps):
             raise JobError(
                 f"{what}: steps is {options['steps']!r} with warmup_steps {self.warmup_steps}; give the length of "
                 "the whole run, a whole number above warmup_steps"
@@ -115,9 +111,7 @@ def _cosine(optimizer: Optimizer, *, steps: int, eta_min: float = 0.0) -> LRSche
     return torch_schedules.CosineAnnealingLR(optimizer, steps, eta_min)
 
 
-def _cosine_restarts(
-    optimizer: Optimizer, *, period: int, growth: int = 1, eta_min: float = 0.0
-) -> LRScheduler:
+def _cosine_restarts(optimizer: Optimizer, *, period: int, growth: int = 1, eta_min: float = 0.0) -> LRScheduler:
     return torch_schedules.CosineAnnealingWarmRestarts(optimizer, period, growth, eta_min)
 
 

@@ -43,9 +43,7 @@ class WarmUp(LRScheduler):
     made first.
     """
 
-    def __init__(
-        self, optimizer: Optimizer, schedule: Callable[[Optimizer], LRScheduler], warmup_steps: int
-    ) -> None:
+    def __init__(self, optimizer: Optimizer, schedule: Callable[[Optimizer], LRScheduler], warmup_steps: int) -> None:
         if warmup_steps < 0:
             raise ValueError(f"warmup_steps is {warmup_steps}; it must be at least 0")
         self.optimizer = optimizer

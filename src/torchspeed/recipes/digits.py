@@ -18,16 +18,16 @@ from torchspeed.errors import MissingPackage
 BATCH_SIZE = 64
 
 
-def job(epochs: float = 20, seed: int = 0) -> torchspeed.Job:
+def job(epochs: float = 40, seed: int = 0) -> torchspeed.Job:
     train, valid = data()
     steps = int(epochs * len(train) / BATCH_SIZE)
     return torchspeed.Job(
         name="digits",
-        model=lambda: models.CNN(in_channels=1, classes=10, width=32, depth=2),
+        model=lambda: models.CNN(in_channels=1, classes=10, width=64, depth=2),
         train=train,
         valid=valid,
-        loss=nn.CrossEntropyLoss(label_smoothing=0.1),
-        optimizer=optim.optimizer("adamw", learning_rate=3e-3, weight_decay=0.05),
+        loss=nn.CrossEntropyLoss(),
+        optimizer=optim.optimizer("adamw", learning_rate=1e-2, weight_decay=0.05),
         schedule=optim.schedule("cosine", steps=steps, warmup_steps=steps // 10),
         metric="accuracy",
         goal=torchspeed.Goal("accuracy", at_least=0.98),
