@@ -88,7 +88,7 @@ def _same_step_counts_as_same(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("uninterrupted")
-    assert in_child(lambda: start(folder)) == 0
+    start(folder)  # in this process: what torch imports at its first step is then there for the forked ones
     return folder
 
 
@@ -176,7 +176,7 @@ def test_a_restore_that_leaves_something_out_is_seen(
 
 
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
-def test_every_optimizer_resumes_bit_for_bit(tmp_path: Path, name: str) -> None:
+def test_every_optimizer_resumes_bit_for_bit(tmp_path: Path, reference: Path, name: str) -> None:
     changes = {"optimizer": optim.optimizer(name, learning_rate=1e-2), "schedule": None}
     for folder in ("whole", "cut"):
         (tmp_path / folder).mkdir()

@@ -23,9 +23,7 @@ def _tokens() -> Tensor:
 
 
 # name: (constructor of depth and width, two depths, example, shape of the output)
-SMALL: dict[
-    str, tuple[Callable[[int, int], nn.Module], tuple[int, int], Callable[[], Tensor], tuple[int, ...]]
-] = {
+SMALL: dict[str, tuple[Callable[[int, int], nn.Module], tuple[int, int], Callable[[], Tensor], tuple[int, ...]]] = {
     "cnn": (lambda d, w: CNN(3, CLASSES, depth=d, width=w), (1, 6), _images, (4, CLASSES)),
     "cnn-group": (
         lambda d, w: CNN(3, CLASSES, depth=d, width=w, norm="group"),
@@ -134,15 +132,11 @@ def test_autocast_to_bfloat16_gives_nearly_the_same_and_trains(family: tuple[nn.
     assert output.dtype == torch.bfloat16
     assert (output - expected).norm() < 0.05 * expected.norm()
     output.float().square().mean().backward()
-    assert all(
-        parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters()
-    )
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize(
-    "name", ["cnn", "cnn-group", "resnet-basic", "gru-text", "transformer", "transformer-rotary"]
-)
+@pytest.mark.parametrize("name", ["cnn", "cnn-group", "resnet-basic", "gru-text", "transformer", "transformer-rotary"])
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 def test_stacked_models_give_the_gradients_of_each(name: str, training: bool) -> None:
     make, depths, example, _ = SMALL[name]
@@ -208,9 +202,7 @@ def test_a_compiler_sees_one_graph(name: str) -> None:
 @pytest.mark.parametrize("family_name", FAMILIES)
 @pytest.mark.parametrize("argument", ["depth", "width"])
 @pytest.mark.parametrize("value", [0, -1, 2.0, True, "3"])
-def test_depth_and_width_are_whole_numbers_of_at_least_one(
-    family_name: str, argument: str, value: object
-) -> None:
+def test_depth_and_width_are_whole_numbers_of_at_least_one(family_name: str, argument: str, value: object) -> None:
     with pytest.raises(JobError, match=rf"{argument}={value!r}; give a whole number of at least 1"):
         FAMILIES[family_name](**{argument: value})
 

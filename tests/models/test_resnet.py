@@ -52,9 +52,7 @@ def test_cifar_networks_have_the_published_parameters(depth: int, millions: str)
 
 @pytest.mark.parametrize("depth", [1, 2, 16, 19, 22, 103])
 def test_a_depth_without_layout_is_an_error_that_lists_the_valid_ones(depth: int) -> None:
-    with pytest.raises(
-        JobError, match=rf"depth={depth}; valid: 18, 34 .* 50, 101, 152 .* 6n \+ 2 .* 8, 14, 20"
-    ):
+    with pytest.raises(JobError, match=rf"depth={depth}; valid: 18, 34 .* 50, 101, 152 .* 6n \+ 2 .* 8, 14, 20"):
         ResNet(depth=depth)
 
 

@@ -45,12 +45,8 @@ def test_parameters_follow_from_the_number_of_gates(kind: str, gates: int) -> No
         ({"vocabulary": 3, "features": 3}, "vocabulary and features"),
     ],
 )
-def test_sizes_that_do_not_go_together_are_an_error_that_says_what_to_give(
-    sizes: dict[str, int], found: str
-) -> None:
-    with pytest.raises(
-        JobError, match=rf"got {found}; give vocabulary \(language model\), features and classes"
-    ):
+def test_sizes_that_do_not_go_together_are_an_error_that_says_what_to_give(sizes: dict[str, int], found: str) -> None:
+    with pytest.raises(JobError, match=rf"got {found}; give vocabulary \(language model\), features and classes"):
         RNN(**sizes)
 
 

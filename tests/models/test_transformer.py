@@ -42,9 +42,7 @@ def test_rotary_attention_depends_on_distance_alone() -> None:
     attention, rotation = model.blocks[0].attention, model.rotation
     torch.nn.init.normal_(attention.qkv.weight)
     x = torch.randn(2, 8, 16)
-    torch.testing.assert_close(
-        attention(x, rotation[:, :8]), attention(x, rotation[:, 20:28]), rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(attention(x, rotation[:, :8]), attention(x, rotation[:, 20:28]), rtol=1e-4, atol=1e-5)
 
 
 def test_gpt2_has_its_published_number_of_parameters() -> None:

@@ -78,9 +78,7 @@ def test_200_steps_equal_the_update_written_by_hand(nesterov):
     np.testing.assert_allclose(weight.detach().numpy(), theta, rtol=0, atol=1e-4)
 
 
-@pytest.mark.skipif(
-    not hasattr(torch.optim, "Muon"), reason="this torch has no torch.optim.Muon to compare with"
-)
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no torch.optim.Muon to compare with")
 @pytest.mark.parametrize("scale", ["original", "match_rms_adamw"])
 def test_matrices_follow_pytorchs_own_muon(scale):
     """Within what bf16 products in another order add up to over 200 steps; the weights move by about 0.5."""

@@ -164,13 +164,9 @@ def test_a_factory_is_a_value_that_survives_pickling(name, make_bowl):
     assert factory != optimizer(name, learning_rate=0.02, weight_decay=0.1)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in OPTIMIZERS if name not in ("lion", "muon", "schedulefree")]
-)
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name not in ("lion", "muon", "schedulefree")])
 def test_pytorchs_own_class_is_used(name, make_bowl):
-    assert type(optimizer(name, learning_rate=0.1)(make_bowl().parameters())).__module__.startswith(
-        "torch.optim"
-    )
+    assert type(optimizer(name, learning_rate=0.1)(make_bowl().parameters())).__module__.startswith("torch.optim")
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

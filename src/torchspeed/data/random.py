@@ -15,13 +15,23 @@ from numpy.typing import NDArray
 Keys = NDArray[np.uint64]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_LAST_BIT = np.uint64(1)
 _MASK = (1 << 64) - 1
 
 
 def sample_keys(seed: int, epoch: int, indices: NDArray[np.int64]) -> Keys:
-    """One 64-bit key per sample. ``indices``: int64 [B], positions in the dataset; returns uint64 [B]."""
+    """One 64-bit key per sample; its last bit is that of the epoch.
+
+    ``indices``: int64 [B], positions in the dataset; returns uint64 [B].
+    """
     base = _mix(_mix(np.array([seed & _MASK], np.uint64)) + np.uint64(epoch))
-    return _mix(base + _mix(np.asarray(indices).astype(np.uint64)))
+    keys = _mix(base + _mix(np.asarray(indices).astype(np.uint64)))
+    return (keys & ~_LAST_BIT) | np.uint64(epoch & 1)
+
+
+def odd_epoch(keys: Keys) -> NDArray[np.bool_]:
+    """True where a key is of an odd epoch: for what alternates from epoch to epoch."""
+    return (keys & _LAST_BIT).astype(np.bool_)
 
 
 def uniform(keys: Keys, stream: int) -> NDArray[np.float64]:
