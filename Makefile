@@ -13,8 +13,9 @@ test: .venv/dev
 	.venv/bin/mypy
 	.venv/bin/python -m pytest
 
-test-gpu: .venv/dev
-	.venv/bin/python -m pytest -m gpu
+# On a GPU machine, with the PyTorch that it has.
+test-gpu:
+	PYTHONPATH=src $(PYTHON) -m pytest -m gpu
 
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "torchspeed"
 LAYERS = [
     ["errors"],
     ["fingerprint"],
-    ["machine", "job", "plan", "measurement", "run", "facts", "lever"],
+    ["machine", "batch", "job", "plan", "measurement", "run", "facts", "lever"],
     ["data", "models", "optim", "parallel"],
     ["levers"],
     ["engine"],

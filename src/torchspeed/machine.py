@@ -4,7 +4,7 @@ import functools
 import os
 import platform
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +131,16 @@ def _cpu() -> tuple[str, tuple[str, ...]]:
     return name, tuple(flag for flag in known if flag in flags)
 
 
+def _own_version() -> str:
+    try:
+        return version("torchspeed")
+    except PackageNotFoundError:
+        return "not installed"
+
+
 def _versions() -> tuple[tuple[str, str], ...]:
     return (
-        ("torchspeed", version("torchspeed")),
+        ("torchspeed", _own_version()),
         ("python", platform.python_version()),
         ("torch", torch.__version__),
         ("numpy", version("numpy")),

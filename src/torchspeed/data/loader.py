@@ -8,6 +8,7 @@ an epoch is a counter-based permutation, sliced where the run stands, and the ge
 """
 
 import random
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -61,14 +62,7 @@ class OrderedLoader:
         if self.workers == 0:
             return map(self.fetcher.fetch_here, self.requests(epoch, start))
         if self._pool is None or self._pool.num_workers != self.workers:
-            self._pool = DataLoader(
-                self.fetcher,
-                batch_sampler=self._requests,  # type: ignore[arg-type]
-                num_workers=self.workers,
-                collate_fn=_as_it_is,
-                persistent_workers=True,
-                worker_init_fn=_single_thread,
-            )
+            self._pool = self._make_pool()
         self._requests.pending = self.requests(epoch, start)
         return map(_unwrap, self._iterate(self._pool))
 
@@ -78,7 +72,7 @@ class OrderedLoader:
 
     def sample_ids(self, epoch: int, number: int) -> list[int]:
         """Positions in the dataset of the samples of a batch."""
-        return self.requests(epoch, number)[0][1].tolist()
+        return list(map(int, self.requests(epoch, number)[0][1]))
 
     def requests(self, epoch: int, start: int = 0) -> list[Request]:
         """(epoch, indices) of each batch that is left of the epoch."""
@@ -86,10 +80,23 @@ class OrderedLoader:
         size = self.batch_size
         return [(epoch, order[i * size : (i + 1) * size]) for i in range(start, len(self))]
 
+    def _make_pool(self) -> DataLoader[Any]:
+        with warnings.catch_warnings():  # how many workers are too many is measured, not guessed
+            warnings.filterwarnings("ignore", message="This DataLoader will create")
+            return DataLoader(
+                self.fetcher,
+                batch_sampler=self._requests,  # type: ignore[arg-type]
+                num_workers=self.workers,
+                collate_fn=_as_it_is,
+                persistent_workers=True,
+                worker_init_fn=_single_thread,
+            )
+
     @staticmethod
     def _iterate(pool: DataLoader[Any]) -> Iterator[Any]:
         # DataLoader draws a base seed for its workers from the global generator; ours must not move.
-        with generators_kept():
+        with generators_kept(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="This DataLoader will create")
             return iter(pool)
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchspeed.engine.step import batch_length, to_device
+from torchspeed.batch import batch_length
+from torchspeed.engine.step import to_device
 from torchspeed.errors import JobError
 from torchspeed.job import Job
 from torchspeed.run import Run

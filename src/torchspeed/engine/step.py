@@ -1,12 +1,13 @@
 """One optimizer step, from a batch on the host to updated weights. Nothing in it waits for a device."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from torchspeed.batch import map_tensors
 from torchspeed.job import Batch
+from torchspeed.parallel.micro_batches import split
 from torchspeed.run import Run
 
 
@@ -49,45 +50,13 @@ def make_step(run: Run) -> Callable[[Batch], Tensor]:
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """``batch`` (tensors in tuples, lists, dictionaries) on ``device``; from pinned memory without waiting."""
+    """``batch`` on ``device``; a GPU copies from pinned memory, so that nothing waits for it."""
     if device.type == "cpu":
         return batch
-    if isinstance(batch, Tensor):
-        if device.type == "cuda" and batch.device.type == "cpu":
-            batch = batch.pin_memory()
-        return batch.to(device, non_blocking=True)
-    return _map(batch, lambda part: to_device(part, device))
 
+    def move(tensor: Tensor) -> Tensor:
+        if device.type == "cuda" and tensor.device.type == "cpu":
+            tensor = tensor.pin_memory()
+        return tensor.to(device, non_blocking=True)
 
-def split(batch: Batch, pieces: int) -> Iterator[tuple[Batch, float]]:
-    """Cut ``batch`` along the first dimension into ``pieces``, each with its share of the samples."""
-    samples = batch_length(batch)
-    if pieces == 1 or samples < 2:
-        yield batch, 1.0
-        return
-    size = -(-samples // pieces)
-    for start in range(0, samples, size):
-        stop = min(start + size, samples)
-        yield _cut(batch, start, stop), (stop - start) / samples
-
-
-def batch_length(batch: Batch) -> int:
-    """Samples in a batch: the first dimension of the first tensor in it; 0 without one."""
-    if isinstance(batch, Tensor):
-        return len(batch) if batch.ndim else 0
-    parts = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, (tuple, list)) else ()
-    return next((length for length in map(batch_length, parts) if length), 0)
-
-
-def _cut(batch: Batch, start: int, stop: int) -> Batch:
-    return batch[start:stop] if isinstance(batch, Tensor) else _map(batch, lambda part: _cut(part, start, stop))
-
-
-def _map(batch: Any, function: Callable[[Any], Any]) -> Any:
-    if isinstance(batch, dict):
-        return {key: function(part) for key, part in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*map(function, batch))
-    if isinstance(batch, (tuple, list)):
-        return type(batch)(map(function, batch))
-    return batch
+    return map_tensors(batch, move)

@@ -1,0 +1,1 @@
+"""The parallel pillar: one batch in pieces, on one device or on many."""

@@ -7,9 +7,10 @@ The last tenth of the text is for validation, whole: each of its characters but 
 import math
 from functools import partial
 
-import torchspeed
 from torch import Tensor
 from torch.nn import functional as F
+
+import torchspeed
 from torchspeed import models, optim
 from torchspeed.data.text import TokenWindows, Vocabulary, python_library_sources, read_text
 from torchspeed.errors import DataError
@@ -54,7 +55,9 @@ def windows(data: str | None) -> tuple[TokenWindows, TokenWindows, Vocabulary]:
     text = python_library_sources() if data is None else read_text(data)
     needed = math.ceil((CONTEXT + 1) / VALID_FRACTION)
     if len(text) < needed:
-        raise DataError(f"{data}: {len(text):,} characters; its last tenth must fill a window, so give {needed:,} or more")
+        raise DataError(
+            f"{data}: {len(text):,} characters; its last tenth must fill a window, so give {needed:,} or more"
+        )
     vocabulary = Vocabulary.of(text)
     tokens = vocabulary.encode(text)
     split = int(len(tokens) * (1 - VALID_FRACTION))
