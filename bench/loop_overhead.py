@@ -24,7 +24,6 @@ from typing import Any
 
 from common import console, provenance, show, write
 from loop_worker import BATCH_SIZE, SAMPLES, STEPS_PER_EPOCH
-
 from torchspeed.measurement import Spread, ratio
 
 ROOT = Path(__file__).resolve().parents[1]

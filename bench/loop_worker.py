@@ -75,7 +75,7 @@ def bare(steps: int, watch: Stopwatch, folder: str) -> Notes:
     model, loss_of = perceptron(), nn.CrossEntropyLoss()
     optimizer = adam(model.parameters())
     for epoch in range(steps // STEPS_PER_EPOCH):
-        for chosen in torch.randperm(SAMPLES).split(BATCH_SIZE):
+        for chosen in torch.split(torch.randperm(SAMPLES), BATCH_SIZE):
             optimizer.zero_grad()
             loss = loss_of(model(inputs[chosen]), labels[chosen])
             loss.backward()

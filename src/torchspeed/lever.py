@@ -53,7 +53,7 @@ class Lever(ABC):
 
     @abstractmethod
     def apply(self, run: Run, option: Option) -> None:
-        """Change the live run. Never called with ``AS_WRITTEN``."""
+        """Change the live run. Never called with ``AS_WRITTEN``. ``NotApplicable`` if it turns out that it cannot."""
 
 
 class ProcessLever(Lever):

@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 
 from torchspeed.data.loader import OrderedLoader
 from torchspeed.data.source import as_dataset
-from torchspeed.engine.resolve import refusal, resolve
-from torchspeed.errors import JobError, TorchspeedError
+from torchspeed.engine.resolve import resolve
+from torchspeed.errors import JobError, NotApplicable, TorchspeedError
 from torchspeed.facts import Facts, observe
 from torchspeed.job import Job
 from torchspeed.machine import Machine
@@ -28,12 +28,12 @@ def build(job: Job, plan: Plan, machine: Machine) -> Run:
     run = _as_written(job, torch.device(machine.device))
     facts = observe(run, job.batch_size, job.loss)
     for lever, option in resolve(plan, facts, machine):
-        reason = refusal((lever, option), facts, machine)
-        if reason is None:
+        try:
+            lever.check(facts, machine, option)
             lever.apply(run, option)
             run.applied.append(f"{lever.name}={option}")
-        else:
-            run.skipped.append(reason)
+        except NotApplicable as reason:
+            run.skipped.append(f"{lever.name}={option} is skipped: {reason}")
     if job.schedule is not None:  # after the levers: one of them may replace the optimizer
         run.schedule = _call("schedule", job.schedule, run.optimizer)
     return run

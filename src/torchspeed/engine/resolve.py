@@ -1,5 +1,7 @@
 """From the names in a plan to levers, in the order of their stages: the one place where the two meet."""
 
+import contextlib
+
 from torchspeed.errors import NotApplicable, PlanError
 from torchspeed.facts import Facts
 from torchspeed.lever import AS_WRITTEN, Lever, Option, ProcessLever
@@ -33,20 +35,12 @@ def resolve(plan: Plan, facts: Facts, machine: Machine) -> list[Choice]:
     return sorted(choices, key=lambda choice: (choice[0].stage, choice[0].name))
 
 
-def refusal(choice: Choice, facts: Facts, machine: Machine) -> str | None:
-    """The sentence why this choice does not apply here, or None."""
-    lever, option = choice
-    try:
-        lever.check(facts, machine, option)
-    except NotApplicable as reason:
-        return f"{lever.name}={option} is skipped: {reason}"
-    return None
-
-
 def process_environment(plan: Plan, machine: Machine) -> dict[str, str]:
     """Variables that the process must be started with for the levers that act before PyTorch is loaded."""
     variables: dict[str, str] = {}
     for lever, option in resolve(plan, Facts(), machine):
-        if isinstance(lever, ProcessLever) and refusal((lever, option), Facts(), machine) is None:
-            variables.update(lever.environ(option))
+        if isinstance(lever, ProcessLever):
+            with contextlib.suppress(NotApplicable):
+                lever.check(Facts(), machine, option)
+                variables.update(lever.environ(option))
     return variables

@@ -4,6 +4,7 @@ from torchspeed.lever import Lever
 from torchspeed.levers.data.loader_workers import LoaderWorkers
 from torchspeed.levers.hardware.precision import Precision
 from torchspeed.levers.hardware.threads import Threads
+from torchspeed.levers.hardware.wait_policy import WaitPolicy
 from torchspeed.levers.model.memory_format import MemoryFormat
 from torchspeed.levers.optim.optimizer_impl import OptimizerImpl
 from torchspeed.levers.parallel.gradient_accumulation import GradientAccumulation
@@ -17,5 +18,6 @@ REGISTRY: dict[str, Lever] = {
         OptimizerImpl(),
         Precision(),
         Threads(),
+        WaitPolicy(),
     )
 }

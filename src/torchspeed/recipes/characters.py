@@ -16,11 +16,11 @@ from torchspeed.data.text import TokenWindows, Vocabulary, python_library_source
 from torchspeed.errors import DataError
 
 CONTEXT, WIDTH, DEPTH, HEADS = 256, 192, 4, 3
-LEARNING_RATE, EMBEDDING_RATE = 0.01, 3e-3
+LEARNING_RATE, EMBEDDING_RATE = 0.02, 5e-3
 VALID_FRACTION = 0.1
 
 
-def job(data: str | None = None, epochs: float = 3, batch_size: int = 16, seed: int = 0) -> torchspeed.Job:
+def job(data: str | None = None, epochs: float = 3, batch_size: int = 8, seed: int = 0) -> torchspeed.Job:
     train, valid, vocabulary = windows(data)
     steps = math.ceil(epochs * math.ceil(len(train) / batch_size))
     return torchspeed.Job(
