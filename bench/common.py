@@ -7,6 +7,7 @@ A benchmark is one command. It prints machine, versions, date, n and spread, and
 import dataclasses
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from torchspeed import Machine
 from torchspeed.measurement import Provenance, Spread
 
 RESULTS = Path(__file__).resolve().parent / "results"
-console = Console(highlight=False, markup=False, soft_wrap=True)
+# Into a file or a pipe, rich would cut tables at 80 columns.
+console = Console(highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 
 
 def provenance(device: str | None = None) -> dict[str, Any]:

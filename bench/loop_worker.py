@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,25 +30,35 @@ SAMPLES = BATCH_SIZE * STEPS_PER_EPOCH
 WARMUP_STEPS = 2 * STEPS_PER_EPOCH
 
 
+@dataclass(frozen=True)
+class Mark:
+    """Where the clocks stood when ``step`` steps were done; seconds, the second of all threads of this process."""
+
+    step: int
+    clock: float
+    processor: float
+
+
 class Stopwatch:
-    """Seconds per step between the first mark after ``skip`` steps and the last mark."""
+    """Time per step between the first mark after ``skip`` steps and the last mark."""
 
     def __init__(self, skip: int) -> None:
         self.skip = skip
-        self.first: tuple[int, float] | None = None
-        self.last: tuple[int, float] | None = None
+        self.marks: list[Mark] = []
 
     def mark(self, step: int) -> None:
-        now = step, time.perf_counter()
-        if self.first is None and step >= self.skip:
-            self.first = now
-        self.last = now
+        if step >= self.skip:
+            self.marks.append(Mark(step, time.perf_counter(), time.process_time()))
 
-    @property
-    def seconds_per_step(self) -> float:
-        if self.first is None or self.last is None or self.first == self.last:
+    def per_step(self) -> dict[str, float]:
+        if len(self.marks) < 2:
             raise RuntimeError("too few steps to time: two marks are needed after the warm-up")
-        return (self.last[1] - self.first[1]) / (self.last[0] - self.first[0])
+        first, last = self.marks[0], self.marks[-1]
+        steps = last.step - first.step
+        return {
+            "seconds_per_step": (last.clock - first.clock) / steps,
+            "processor_seconds_per_step": (last.processor - first.processor) / steps,
+        }
 
 
 Notes = dict[str, Any]
@@ -209,7 +220,7 @@ def serve(loop: Loop, replies: int) -> None:
             notes = loop(steps, watch, f"{folder}/{block}")
             if torch.get_num_threads() != 1:
                 raise RuntimeError(f"{loop.__name__} set {torch.get_num_threads()} threads; all must have one")
-            answer = {"seconds_per_step": watch.seconds_per_step, "torch": torch.__version__, **notes}
+            answer = {**watch.per_step(), "torch": torch.__version__, **notes}
             out.write(json.dumps(answer) + "\n")
 
 

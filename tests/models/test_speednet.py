@@ -16,7 +16,7 @@ def _smooth_images(n: int = 64, channels: int = 3) -> Tensor:
 
 
 def test_whitened_patches_have_the_unit_matrix_as_second_moment() -> None:
-    model, images = SpeedNet(widths=(8, 8)), _smooth_images()
+    model, images = SpeedNet(widths=(8, 8)), _smooth_images(300)
     whiten(model, images, eps=0.0)
     outputs = model.stem(images).transpose(0, 1).flatten(1)[:12]
     assert torch.allclose(outputs @ outputs.T / outputs.size(1), torch.eye(12), atol=1e-3)
@@ -67,6 +67,13 @@ def test_a_filter_bank_starts_as_the_identity_plus_noise() -> None:
 def test_channel_counts_follow_the_widths_and_the_patch() -> None:
     model = SpeedNet(1, 5, widths=(4, 6), whitening_kernel=3)
     assert [m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)] == [18, 4, 4, 6, 6]
+
+
+def test_the_head_reads_the_strongest_response_of_each_channel_wherever_it_is() -> None:
+    model, images = SpeedNet(widths=(8, 8)).eval(), torch.randn(2, 3, 32, 32)
+    responses = model.stages(F.gelu(model.stem(images)))
+    assert responses.shape[2:] == (7, 7)
+    assert torch.allclose(model(images), model.head(responses.flatten(2).max(dim=2).values))
 
 
 @pytest.mark.parametrize("side", [9, 24, 32, 40])

@@ -8,10 +8,11 @@ from torch import nn
 from torchspeed.models.cnn import CNN
 from torchspeed.models.resnet import ResNet
 from torchspeed.models.rnn import RNN
+from torchspeed.models.speednet import SpeedNet, whiten
 from torchspeed.models.summary import Summary, summary
 from torchspeed.models.transformer import Transformer
 
-__all__ = ["CNN", "FAMILIES", "RNN", "ResNet", "Summary", "Transformer", "summary"]
+__all__ = ["CNN", "FAMILIES", "RNN", "ResNet", "SpeedNet", "Summary", "Transformer", "summary", "whiten"]
 
 FAMILIES: dict[str, type[nn.Module]] = {
     "cnn": CNN,

@@ -20,7 +20,7 @@ LEARNING_RATE, EMBEDDING_RATE = 0.02, 5e-3
 VALID_FRACTION = 0.1
 
 
-def job(data: str | None = None, epochs: float = 3, batch_size: int = 8, seed: int = 0) -> torchspeed.Job:
+def job(data: str | None = None, epochs: float = 2, batch_size: int = 8, seed: int = 0) -> torchspeed.Job:
     train, valid, vocabulary = windows(data)
     steps = math.ceil(epochs * math.ceil(len(train) / batch_size))
     return torchspeed.Job(

@@ -1,9 +1,8 @@
 """Spoken digits: 3 000 recordings of the words "zero" to "nine" by six speakers, at 8 kHz.
 
-Goal: 97 % of the test set, which is recordings 0 to 4 of each digit and speaker. The speakers are those of the training
-set, so this says how well a voice that was heard before is understood, not a new one.
-Source of the data: Jackson et al., Free Spoken Digit Dataset, CC BY-SA 4.0, github.com/Jakobovski/free-spoken-digit-dataset.
-Train with ``torchspeed train spoken-digits --data FOLDER``, its folder ``recordings``.
+Goal: 97 % of the test set, which is recordings 0 to 4 of each digit and speaker. The speakers are those of the
+training set, so it is about the words, not about voices that were never heard. ``--data`` is the folder ``recordings``
+of github.com/Jakobovski/free-spoken-digit-dataset (Jackson et al., Free Spoken Digit Dataset, CC BY-SA 4.0).
 """
 
 import math
@@ -20,7 +19,7 @@ SECONDS = 1.0  # 99 of 100 recordings are shorter; of the others the middle is k
 SHIFT_SECONDS, GAIN_DB = 0.1, 6.0
 
 
-def job(data: str | None = None, epochs: float = 15, batch_size: int = 32, seed: int = 0) -> torchspeed.Job:
+def job(data: str | None = None, epochs: float = 10, batch_size: int = 32, seed: int = 0) -> torchspeed.Job:
     if data is None:
         raise DataError(
             "spoken-digits comes without data; clone github.com/Jakobovski/free-spoken-digit-dataset "
@@ -49,8 +48,8 @@ def job(data: str | None = None, epochs: float = 15, batch_size: int = 32, seed:
 class SpokenDigits(nn.Sequential):
     """Waveforms float32 [B, samples] to logits [B, 10]: the log-mel spectrogram, seen as a picture of one channel.
 
-    It is computed here rather than with the data: for a whole batch at once, on the device, and whoever uses the trained
-    model gives it sound.
+    The spectrogram is part of the model: it is computed where the model is, for a whole batch at once, and whoever uses
+    the trained model gives it sound.
     """
 
     def __init__(self, sample_rate: int) -> None:
