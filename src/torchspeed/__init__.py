@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torchspeed.engine.rundir import RunDirectory
     from torchspeed.engine.train import Result, train
     from torchspeed.facts import Facts
-    from torchspeed.job import Goal, Job, takes_names
+    from torchspeed.job import Goal, Job
     from torchspeed.lever import Guarantee, Lever, Stage
     from torchspeed.load import load_job, plan_beside
     from torchspeed.machine import Machine
@@ -40,7 +40,6 @@ _HOMES = {
     "plan_beside": "load",
     "process_environment": "engine.resolve",
     "summary": "models",
-    "takes_names": "job",
     "train": "engine.train",
 }
 
@@ -62,7 +61,6 @@ __all__ = [
     "plan_beside",
     "process_environment",
     "summary",
-    "takes_names",
     "train",
 ]
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor, nn
@@ -18,14 +18,7 @@ from torchspeed.fingerprint import fingerprint
 Batch = Any
 Array = Tensor | np.ndarray[Any, Any]
 Data = Dataset[Any] | Sequence[Array] | Array | Callable[[], Any]
-F = TypeVar("F", bound=Callable[..., Any])
 Every = Literal["step", "epoch", "evaluation"]
-
-
-def takes_names(function: F) -> F:
-    """Mark an ``optimizer`` function of a job: it gets (name, parameter) pairs, to tell parameters apart by name."""
-    function.takes_names = True  # type: ignore[attr-defined]
-    return function
 
 
 @dataclass(frozen=True)
@@ -67,7 +60,7 @@ class Job:
     loss: ``(output, target) -> scalar``, for batches that are (input, target); or else
     step: ``(model, batch) -> scalar`` for any other batch.
     optimizer: ``params -> torch.optim.Optimizer``; gets the list of parameters, or (name, parameter) pairs if the
-        function is marked by ``@takes_names``, as those of ``torchspeed.optim`` are.
+        function has an attribute ``takes_names = True``, as those of ``torchspeed.optim`` have.
     schedule: ``optimizer -> lr_scheduler``, stepped at every ``schedule_every``: "step", "epoch" or "evaluation".
         ``ReduceLROnPlateau`` gets the metric of the evaluation at that step and moves only then.
     metric: "accuracy", "loss", or a function that gives one value per sample, ``(output, target) -> [B]`` (with

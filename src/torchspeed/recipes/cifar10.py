@@ -40,19 +40,17 @@ def job(data: str | None = None, epochs: float = 8, batch_size: int = 250, seed:
         models.whiten(net, plain.batch(some, sample_keys(0, 0, some))[0])
         return net
 
-    @torchspeed.takes_names
-    def optimizer(named: Iterable[tuple[str, nn.Parameter]]) -> optim.Muon:
-        groups: dict[str, list[Tensor]] = {"filters": [], "biases": [], "head": []}
-        for name, parameter in named:
-            if parameter.requires_grad:
-                kind = "filters" if parameter.ndim == 4 else "biases" if parameter.ndim == 1 else "head"
-                groups[kind].append(parameter)
+    def optimizer(params: Iterable[Tensor]) -> optim.Muon:
+        trained = [parameter for parameter in params if parameter.requires_grad]
+        filters = [parameter for parameter in trained if parameter.ndim == 4]
+        biases = [parameter for parameter in trained if parameter.ndim == 1]
+        head = [parameter for parameter in trained if parameter.ndim == 2]
         decay = DECAY_PER_SAMPLE * batch_size
         return optim.Muon(
             [
-                {"params": groups["filters"], "algorithm": "muon", "lr": FILTER_RATE, "momentum": MOMENTUM},
-                {"params": groups["biases"], "algorithm": "sgd", "lr": BIAS_RATE, "weight_decay": decay / BIAS_RATE},
-                {"params": groups["head"], "algorithm": "sgd", "lr": HEAD_RATE, "weight_decay": decay / HEAD_RATE},
+                {"params": filters, "algorithm": "muon", "lr": FILTER_RATE, "momentum": MOMENTUM},
+                {"params": biases, "algorithm": "sgd", "lr": BIAS_RATE, "weight_decay": decay / BIAS_RATE},
+                {"params": head, "algorithm": "sgd", "lr": HEAD_RATE, "weight_decay": decay / HEAD_RATE},
             ],
             ns_steps=3,
             normalize_filters=True,

@@ -4,7 +4,8 @@ Physically: at the end of each parallel operation every OpenMP thread waits for 
 the hope that it will not be long; that is quickest while each thread has a core to itself. It wins to sleep
 ("passive") where other processes want the cores too (loader workers, a second job, a shared machine): a spinning
 thread then keeps the very core that the awaited thread needs. Seen on 2 busy cores: small steps 25 times faster.
-It loses some microseconds per operation on a quiet machine, to wake the sleepers. EXACT: the same sums in the same order.
+It loses some microseconds per operation on a quiet machine, to wake the sleepers. EXACT: the same sums in
+the same order.
 
 Source: OpenMP API 5.2, section 21.1.9 (OMP_WAIT_POLICY); https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html
 """
