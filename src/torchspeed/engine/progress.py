@@ -55,7 +55,7 @@ class Terminal:
         self.say(f"job: {event.name}, {event.total_steps} steps; goal: {event.goal}")
         for note in event.notes:
             self.say(note)
-        self.say(f"run: {event.run_dir}")
+        self.say(f"run directory: {event.run_dir}")
         self.total = event.total_steps
         self.last = (event.first_step, time.perf_counter())
         if self.console.is_terminal:
@@ -91,6 +91,7 @@ class Terminal:
             f"{result['steps']} steps in {result['seconds']:.1f} s, {result['samples_per_second']:.4g} samples/s"
             + ("" if to_goal is None else f", goal after {to_goal:.1f} s")
         )
+        self.say(f"run directory: {result['run_dir']}")
 
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False)

@@ -33,6 +33,7 @@ def job(epochs: float = 40, seed: int = 0) -> torchspeed.Job:
         goal=torchspeed.Goal("accuracy", at_least=0.98),
         batch_size=BATCH_SIZE,
         epochs=epochs,
+        evaluate_every=100,
         seed=seed,
     )
 
