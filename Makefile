@@ -28,5 +28,10 @@ test-gpu:
 	$(PIP) -e '.[dev]'
 	touch $@
 
+# What the benchmarks compare with, in an environment of its own.
+bench-peers:
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch accelerate lightning
+
 clean:
 	rm -rf .venv .venv-peers build .mypy_cache .ruff_cache .pytest_cache

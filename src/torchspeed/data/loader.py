@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from torchspeed.data.batched import BatchedDataset
-from torchspeed.data.random import permutation, sample_keys
+from torchspeed.data.random import Keys, permutation, sample_keys
 from torchspeed.errors import DataError, TorchspeedError
 
-Request = tuple[int, NDArray[np.int64]]
+Request = tuple[NDArray[np.int64], Keys]  # the samples of a batch and their keys
 Collate = Callable[[list[Any]], Any]
 
 
@@ -40,7 +40,7 @@ class OrderedLoader:
         collate: Collate | None = None,
         workers: int = 0,
     ) -> None:
-        self.fetcher = _Fetcher(dataset, seed, collate)
+        self.fetcher = _Fetcher(dataset, collate)
         self.samples = len(dataset)  # type: ignore[arg-type]
         self.batch_size = batch_size
         self.seed = seed
@@ -68,17 +68,18 @@ class OrderedLoader:
 
     def batch(self, epoch: int, number: int) -> Any:
         """One batch, loaded in this process."""
-        return self.fetcher.fetch_here(self.requests(epoch, number)[0])
+        return self.fetcher.fetch_here(next(self.requests(epoch, number)))
 
     def sample_ids(self, epoch: int, number: int) -> list[int]:
         """Positions in the dataset of the samples of a batch."""
-        return list(map(int, self.requests(epoch, number)[0][1]))
+        return list(map(int, next(self.requests(epoch, number))[0]))
 
-    def requests(self, epoch: int, start: int = 0) -> list[Request]:
-        """(epoch, indices) of each batch that is left of the epoch."""
+    def requests(self, epoch: int, start: int = 0) -> Iterator[Request]:
+        """What to fetch for each batch that is left of the epoch; keys are hashed once for all of it."""
         order = permutation(self.seed, epoch, self.samples) if self.shuffle else np.arange(self.samples)
+        keys = sample_keys(self.seed, epoch, order)
         size = self.batch_size
-        return [(epoch, order[i * size : (i + 1) * size]) for i in range(start, len(self))]
+        return ((order[i * size : (i + 1) * size], keys[i * size : (i + 1) * size]) for i in range(start, len(self)))
 
     def _make_pool(self) -> DataLoader[Any]:
         with warnings.catch_warnings():  # how many workers are too many is measured, not guessed
@@ -103,21 +104,17 @@ class OrderedLoader:
 class _Requests:
     """The batch sampler that a ``DataLoader`` with persistent workers asks anew at each epoch."""
 
-    pending: list[Request] = []  # noqa: RUF012  replaced, never changed
-
-    def __len__(self) -> int:
-        return len(self.pending)
+    pending: Iterator[Request] = iter(())
 
     def __iter__(self) -> Iterator[Request]:
-        return iter(self.pending)
+        return self.pending
 
 
 class _Fetcher(Dataset[Any]):
-    """(epoch, indices) -> batch; ``__getitems__`` is what ``DataLoader`` calls in a worker."""
+    """(indices, keys) -> batch; ``__getitems__`` is what ``DataLoader`` calls in a worker."""
 
-    def __init__(self, dataset: Dataset[Any], seed: int, collate: Collate | None) -> None:
+    def __init__(self, dataset: Dataset[Any], collate: Collate | None) -> None:
         self.dataset = dataset
-        self.seed = seed
         self.collate = collate or default_collate
         self.whole_batches = isinstance(dataset, BatchedDataset) and collate is None
 
@@ -135,8 +132,7 @@ class _Fetcher(Dataset[Any]):
             return _Failure(error)
 
     def fetch(self, request: Request) -> Any:
-        epoch, indices = request
-        keys = sample_keys(self.seed, epoch, indices)
+        indices, keys = request
         if self.whole_batches:
             return self.dataset.batch(indices, keys)  # type: ignore[attr-defined]
         samples = []

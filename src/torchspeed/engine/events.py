@@ -1,6 +1,5 @@
 """What happens in a training, as data, and the sinks it goes to: ``metrics.jsonl``, TensorBoard, the terminal."""
 
-import dataclasses
 import importlib
 import importlib.util
 import json
@@ -85,7 +84,7 @@ class JsonLines:
     def handle(self, event: Event) -> None:
         if isinstance(event, (StepLogged, Evaluated)):
             kind = "step" if isinstance(event, StepLogged) else "evaluation"
-            self.file.write(json.dumps({"event": kind, **dataclasses.asdict(event)}) + "\n")
+            self.file.write(json.dumps({"event": kind, **vars(event)}) + "\n")
             if kind == "evaluation":
                 self.file.flush()
         elif isinstance(event, Saved):
@@ -96,26 +95,47 @@ class JsonLines:
 
 
 class TensorBoard:
-    """Scalars for TensorBoard, in the run directory, where the package is installed."""
+    """Scalars for TensorBoard, in the run directory, where the package is installed.
+
+    Of logged steps it takes one every half second and the last before each evaluation: a record costs more than a small
+    step, and a plot has no more points than that to show.
+    """
+
+    SECONDS = 0.5
 
     @staticmethod
     def installed() -> bool:
         return importlib.util.find_spec("tensorboard") is not None
 
     def __init__(self, folder: Path) -> None:
-        self.writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter(str(folder))
+        self.writer = importlib.import_module("torch.utils.tensorboard").FileWriter(str(folder))
+        self.summary = importlib.import_module("tensorboard.compat.proto.summary_pb2").Summary
+        self.waiting: StepLogged | None = None
+        self.written = 0.0
 
     def handle(self, event: Event) -> None:
         if isinstance(event, StepLogged):
-            self.writer.add_scalar("train/loss", event.loss, event.step)
-            self.writer.add_scalar("train/learning_rate", event.learning_rate, event.step)
-            self.writer.add_scalar("train/samples_per_second", event.samples_per_second, event.step)
+            self.waiting = event
+            if event.seconds - self.written >= self.SECONDS:
+                self.written = event.seconds
+                self._write_waiting()
         elif isinstance(event, Evaluated):
-            self.writer.add_scalar(f"valid/{event.metric}", event.value, event.step)
-            self.writer.add_scalar("valid/loss", event.loss, event.step)
+            self._write_waiting()
+            self._write(event.step, {f"valid/{event.metric}": event.value, "valid/loss": event.loss})
 
     def close(self) -> None:
+        self._write_waiting()
         self.writer.close()
+
+    def _write_waiting(self) -> None:
+        if self.waiting is not None:
+            names = ("loss", "learning_rate", "samples_per_second")
+            self._write(self.waiting.step, {f"train/{name}": getattr(self.waiting, name) for name in names})
+            self.waiting = None
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        scalars = [self.summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        self.writer.add_summary(self.summary(value=scalars), step)
 
 
 def _drop_after(path: Path, step: int) -> None:
