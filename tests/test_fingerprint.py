@@ -76,3 +76,12 @@ def test_circles_end() -> None:
     circle: list[object] = [1]
     circle.append(circle)
     assert fingerprint(circle) == fingerprint(circle)
+
+
+def test_a_view_that_is_many_times_its_data_is_not_copied_out() -> None:
+    data = np.arange(200_000, dtype=np.float32)
+    windows = np.lib.stride_tricks.sliding_window_view(data, 100_000)  # 40 GB, if it were
+    assert fingerprint(windows) == fingerprint(np.lib.stride_tricks.sliding_window_view(data.copy(), 100_000))
+    assert fingerprint(windows) != fingerprint(np.lib.stride_tricks.sliding_window_view(data + 1, 100_000))
+    wide = torch.zeros(1).expand(1 << 36)
+    assert fingerprint(wide) != fingerprint(torch.ones(1).expand(1 << 36))

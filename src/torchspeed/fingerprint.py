@@ -69,11 +69,20 @@ class _Walker:
 
     def array(self, value: torch.Tensor | np.ndarray[Any, Any]) -> None:
         self.text("array", str(value.dtype).removeprefix("torch."), tuple(value.shape))
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, torch.Tensor) and value.untyped_storage().nbytes() < value.numel() * value.element_size():
+            self.text("view", value.storage_offset(), value.stride())
+            storage = torch.empty(0, dtype=torch.uint8, device=value.device).set_(value.untyped_storage())
+            value = storage.cpu().numpy()
+        elif isinstance(value, torch.Tensor):
             flat = value.detach().cpu().contiguous().reshape(-1)
             value = flat.view(torch.uint8).numpy() if flat.numel() else np.empty(0)
+        base = value.base
         if value.dtype == object:
             self.walk(value.tolist())
+        elif isinstance(base, np.ndarray) and base.nbytes < value.nbytes:  # windows or broadcasts: many times the data
+            offset = value.__array_interface__["data"][0] - base.__array_interface__["data"][0]
+            self.text("view", offset, value.strides)
+            self.walk(base)
         else:
             self.text(xxhash.xxh3_128_hexdigest(np.ascontiguousarray(value).data))
 

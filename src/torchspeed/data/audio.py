@@ -92,7 +92,6 @@ class Waveforms(BatchedDataset):
         self.margin = length + shift
         silence = torch.zeros(self.margin)
         self.buffer = torch.cat([silence, recordings.samples, silence]).numpy()
-        self.windows = np.lib.stride_tricks.sliding_window_view(self.buffer, length)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -102,7 +101,8 @@ class Waveforms(BatchedDataset):
         lead = (self.length - counts) // 2  # samples of silence before the recording, or below 0, cut from it
         if self.shift:
             lead = lead + integers(keys, _SHIFT_STREAM, -self.shift, self.shift + 1)
-        waveforms = self.windows[self.margin + self.starts[indices] - lead]
+        windows = np.lib.stride_tricks.sliding_window_view(self.buffer, self.length)
+        waveforms = windows[self.margin + self.starts[indices] - lead]
         places = np.arange(self.length)
         neighbours = (places < lead[:, None]) | (places >= (lead + counts)[:, None])
         batch = torch.from_numpy(waveforms).masked_fill_(torch.from_numpy(neighbours), 0.0)

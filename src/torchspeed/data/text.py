@@ -132,19 +132,19 @@ class TokenWindows(BatchedDataset):
         if len(tokens) < length + 1:
             raise DataError(f"{len(tokens)} tokens; windows of {length} need {length + 1} at least")
         self.tokens, self.length, self.random = tokens, length, random
-        self.windows = np.lib.stride_tricks.sliding_window_view(tokens, length + 1)
 
     def __len__(self) -> int:
         return len(self.tokens) // self.length if self.random else -(-(len(self.tokens) - 1) // self.length)
 
     def batch(self, indices: NDArray[np.int64], keys: Keys) -> tuple[Tensor, Tensor]:
-        last = len(self.windows) - 1
+        view = np.lib.stride_tricks.sliding_window_view(self.tokens, self.length + 1)
+        last = len(view) - 1
         if self.random:
-            places = (indices + uniform(keys, _START_STREAM)) * (len(self.windows) / len(self))
+            places = (indices + uniform(keys, _START_STREAM)) * (len(view) / len(self))
             starts = np.minimum(places.astype(np.int64), last)  # rounding could go one too far
         else:
             starts = np.minimum(indices * self.length, last)
-        windows = self.windows[starts]
+        windows = view[starts]
         inputs = torch.from_numpy(windows[:, :-1].astype(np.int64))
         targets = torch.from_numpy(windows[:, 1:].astype(np.int64))
         if not self.random:

@@ -1,7 +1,10 @@
 """A character language model: a small transformer reads text and predicts each next character.
 
 ``torchspeed train characters`` reads the sources of Python's own standard library, ``--data FILE`` any text in UTF-8.
-The last tenth of the text is for validation, whole: each of its characters but the first is predicted once.
+The last tenth of the text is for validation, all of it: each of its characters but the first is predicted once.
+
+Goal: 1.88 nats per character, a figure for the plays of Shakespeare (input.txt of github.com/karpathy/char-rnn), where
+this ends at 1.52. Sources of programs repeat themselves more: there it ends at 1.11, so the goal is an easy one.
 """
 
 import math
