@@ -76,10 +76,10 @@ class _Walker:
         elif isinstance(value, torch.Tensor):
             flat = value.detach().cpu().contiguous().reshape(-1)
             value = flat.view(torch.uint8).numpy() if flat.numel() else np.empty(0)
-        base = value.base
+        base = _smaller_base(value)
         if value.dtype == object:
             self.walk(value.tolist())
-        elif isinstance(base, np.ndarray) and base.nbytes < value.nbytes:  # windows or broadcasts: many times the data
+        elif base is not None:
             offset = value.__array_interface__["data"][0] - base.__array_interface__["data"][0]
             self.text("view", offset, value.strides)
             self.walk(base)
@@ -132,6 +132,14 @@ class _Walker:
             if ours or isinstance(target, (int, float, str, tuple)):
                 self.text("global", name)
                 self.walk(target)
+
+
+def _smaller_base(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
+    """The data behind a view that repeats them: sliding windows, broadcasts."""
+    base: Any = array.base
+    while base is not None and not (isinstance(base, np.ndarray) and base.nbytes < array.nbytes):
+        base = getattr(base, "base", None)
+    return base
 
 
 _CLASS_NOISE = {"__module__", "__doc__", "__qualname__", "__firstlineno__", "__static_attributes__"}
