@@ -8,6 +8,7 @@ Sources: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 20
 images as ``train/CLASS/*.png`` and ``test/CLASS/*.png``.
 """
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -32,7 +33,7 @@ def job(data: str | None = None, epochs: float = 8, batch_size: int = 250, seed:
     train, test = read_cifar10(data)
     mean, std = channel_statistics(train.images)
     plain = ImageBatches(train.images, train.labels, mean=mean, std=std)
-    steps = int(epochs * (len(plain) // batch_size))
+    steps = math.ceil(epochs * (len(plain) // batch_size))
 
     def model() -> nn.Module:
         net = models.SpeedNet(widths=(64, 256, 256), train_stem_bias=False)

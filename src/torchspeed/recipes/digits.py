@@ -5,6 +5,7 @@ Source of the data: Alpaydin & Kaynak, "Optical Recognition of Handwritten Digit
 """
 
 import importlib
+import math
 
 import torch
 from torch import nn
@@ -15,12 +16,10 @@ from torchspeed.data.images import ImageBatches
 from torchspeed.data.random import permutation
 from torchspeed.errors import MissingPackage
 
-BATCH_SIZE = 64
 
-
-def job(epochs: float = 40, seed: int = 0) -> torchspeed.Job:
+def job(epochs: float = 40, batch_size: int = 64, seed: int = 0) -> torchspeed.Job:
     train, valid = data()
-    steps = int(epochs * len(train) / BATCH_SIZE)
+    steps = math.ceil(epochs * math.ceil(len(train) / batch_size))
     return torchspeed.Job(
         name="digits",
         model=lambda: models.CNN(in_channels=1, classes=10, width=64, depth=2),
@@ -31,7 +30,7 @@ def job(epochs: float = 40, seed: int = 0) -> torchspeed.Job:
         schedule=optim.schedule("cosine", steps=steps, warmup_steps=steps // 10),
         metric="accuracy",
         goal=torchspeed.Goal("accuracy", at_least=0.98),
-        batch_size=BATCH_SIZE,
+        batch_size=batch_size,
         epochs=epochs,
         evaluate_every=100,
         seed=seed,
