@@ -75,6 +75,16 @@ CASES = {
     ),
     "empty": ("def job(): return make(train=(inputs[:0], labels[:0]))", 65, r"train: the data are empty \(length 0\)"),
     "unequal": ("def job(): return make(train=(inputs, labels[:9]))", 65, r"train: unequal lengths \[64, 9\]"),
+    "integer targets of another loss": (
+        "def job(): return make(loss=lambda o, t: nn.functional.cross_entropy(o, t), train=(inputs, labels + 5))",
+        65,
+        r"label [56] is out of range \(sample \d+ of train\): the model gives 2 classes",
+    ),
+    "data raising": (
+        "def job(): return make(train=lambda: open('/nope'))",
+        78,
+        r"job.py:10: train\(\) raised FileNotFoundError",
+    ),
     "not a scalar": (
         "def job(): return make(loss=nn.CrossEntropyLoss(reduction='none'))",
         78,

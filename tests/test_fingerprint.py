@@ -1,6 +1,7 @@
 """A fingerprint follows meaning: code and data count, identity, comments and order of sets do not."""
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,9 @@ def make(body: str) -> Any:
         (functools.partial(scaled, 1), functools.partial(scaled, 2)),
         (nn.CrossEntropyLoss(), nn.NLLLoss()),
         (torch.float32, torch.bfloat16),
+        (Path("a"), Path("b")),
+        (range(10), range(20)),
+        (make("K = [1]\ndef f(): return K"), make("K = [2]\ndef f(): return K")),
         (make("def f():\n  return [i for i in range(3)]"), make("def f():\n  return [i for i in range(4)]")),
         (make("def g(): return 1\ndef f(): return g()"), make("def g(): return 2\ndef f(): return g()")),
         (make("K = 1\ndef f(): return K"), make("K = 2\ndef f(): return K")),

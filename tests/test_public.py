@@ -24,6 +24,12 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = torchspeed.trian
 
 
+@pytest.mark.parametrize("name", ["models.CNN", "optim.optimizer", "errors.JobError"])
+def test_the_pillars_a_job_is_written_with_are_reachable(name: str) -> None:
+    code = f"import torchspeed; torchspeed.{name}"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 @pytest.mark.parametrize("code", ["import torchspeed", "import torchspeed.cli"])
 def test_importing_does_not_import_torch(code: str) -> None:
     check = f"{code}; import sys; sys.exit('torch' in sys.modules)"

@@ -43,6 +43,8 @@ _HOMES = {
     "train": "engine.train",
 }
 
+_MODULES = ("errors", "models", "optim")
+
 __all__ = [
     "Facts",
     "Goal",
@@ -66,6 +68,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"torchspeed.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'torchspeed' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"torchspeed.{_HOMES[name]}"), name)

@@ -4,6 +4,7 @@ PyTorch is not imported before a command needs it (``torchspeed`` loads its name
 and levers that act on a process before PyTorch is loaded can still act on this one.
 """
 
+import io
 import os
 import sys
 from importlib.metadata import version
@@ -52,7 +53,7 @@ def train(
     as_written: Annotated[bool, typer.Option("--as-written", help="No plan, even if one is beside the job.")] = False,
     run_dir: Annotated[Path | None, typer.Option(help="Where the run is kept. Default: runs/NAME-DATE-TIME.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the training data.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Samples per optimizer step.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples per optimizer step.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of order, augmentation and weights.")] = None,
     stop_at_goal: Annotated[bool, typer.Option("--stop-at-goal", help="End as soon as the goal is reached.")] = False,
     device: Annotated[str | None, typer.Option(help="cuda, mps or cpu. Default: the first that is there.")] = None,
@@ -71,7 +72,7 @@ def train(
     }
     if resume is not None:
         given = {"JOB": job, "--plan": plan, "--set": set_, "--run-dir": run_dir, "--as-written": as_written, **asked}
-        extra = [name for name, value in given.items() if value]
+        extra = [name for name, value in given.items() if value is not None and value is not False]
         if extra:
             raise PlanError(f"--resume goes on with the run as it was; leave out {', '.join(extra)}")
         directory = torchspeed.RunDirectory.existing(resume)
@@ -110,6 +111,9 @@ def train(
 
 def main() -> None:
     """Entry point: errors of ours are one line and an exit code; others keep their traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without "≥" gets "?"
     try:
         app()
     except TorchspeedError as error:

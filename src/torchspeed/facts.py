@@ -22,6 +22,7 @@ class Facts:
     batch_size: int = 0
     batches_per_epoch: int = 0
     loss_reduction: str = ""
+    loss_has_class_weights: bool = False
     has_batch_norm: bool = False
     has_sparse_gradients: bool = False
 
@@ -37,6 +38,7 @@ def observe(run: Run, batch_size: int, loss: object = None) -> Facts:
         batch_size=batch_size,
         batches_per_epoch=len(run.loader),
         loss_reduction=getattr(loss, "reduction", ""),
+        loss_has_class_weights=getattr(loss, "weight", None) is not None,
         has_batch_norm=any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules),
         has_sparse_gradients=any(getattr(module, "sparse", False) for module in modules),
     )

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import types
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,10 @@ class _Walker:
         else:
             self.text("object")
             self.walk(type(value))
+            if isinstance(value, (range, slice, PurePath)):
+                self.text(repr(value))
+            slots = [n for kind in type(value).__mro__ for n in getattr(kind, "__slots__", ()) if hasattr(value, n)]
+            self.walk({name: getattr(value, name) for name in sorted(slots) if not name.startswith("__")})
             self.walk(dict(sorted(getattr(value, "__dict__", {}).items())))
 
     def bytecode(self, code: types.CodeType, owner: types.FunctionType) -> None:
@@ -129,7 +134,7 @@ class _Walker:
         for name in code.co_names:
             target = owner.__globals__.get(name)
             ours = isinstance(target, (types.FunctionType, type)) and target.__module__ == owner.__module__
-            if ours or isinstance(target, (int, float, str, tuple)):
+            if ours or isinstance(target, (int, float, str, tuple, list, dict, torch.Tensor, np.ndarray)):
                 self.text("global", name)
                 self.walk(target)
 

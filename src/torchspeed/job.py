@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
@@ -119,17 +120,25 @@ class Job:
         )
         need(_is_int(self.batch_size) and self.batch_size > 0, f"batch_size must be ≥ 1; found {self.batch_size!r}")
         need(
-            isinstance(self.epochs, (int, float)) and 0 < self.epochs < float("inf"),
+            isinstance(self.epochs, Real) and 0 < self.epochs < float("inf"),
             f"epochs must be > 0; found {self.epochs!r}",
         )
-        need(_is_int(self.seed) and self.seed >= 0, f"seed must be an integer ≥ 0; found {self.seed!r}")
+        need(
+            _is_int(self.seed) and 0 <= self.seed < 1 << 63,
+            f"seed must be an integer from 0 to 2**63 - 1; found {self.seed!r}",
+        )
         need(
             self.evaluate_every is None or (_is_int(self.evaluate_every) and self.evaluate_every > 0),
             f"evaluate_every must be ≥ 1 steps; found {self.evaluate_every!r}",
         )
         need(
-            self.clip_grad_norm is None or self.clip_grad_norm > 0,
+            self.clip_grad_norm is None or (isinstance(self.clip_grad_norm, Real) and self.clip_grad_norm > 0),
             f"clip_grad_norm must be > 0; found {self.clip_grad_norm!r}",
+        )
+        need(self.goal is None or isinstance(self.goal, Goal), f"goal must be a Goal; found {_kind(self.goal)}")
+        need(
+            self.schedule is None or self.schedule_every != "evaluation" or self.valid is not None,
+            'schedule_every="evaluation" needs valid=, which is missing',
         )
         need(self.goal is None or self.valid is not None, "a goal is measured on valid=, which is missing")
         if self.goal is not None:
@@ -166,7 +175,7 @@ class Job:
 
 
 def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _kind(value: object) -> str:

@@ -15,6 +15,7 @@ from torchspeed.job import Job
 from torchspeed.recipes import RECIPES
 
 DEFAULT_NAME = "job"
+OVERRIDES = ("data", "epochs", "seed", "batch_size", "stop_at_goal")
 
 
 def load_job(reference: str, **overrides: Any) -> Job:
@@ -48,7 +49,7 @@ def plan_beside(reference: str) -> Path | None:
         name = RECIPES.get(reference, reference.partition(":")[0])
         try:
             spec = importlib.util.find_spec(name)
-        except (ImportError, ValueError):
+        except Exception:  # a package that does not import: load_job says so
             return None
         if spec is None or spec.origin is None:
             return None
@@ -118,8 +119,9 @@ def _call(target: Any, given: dict[str, Any], what: str) -> tuple[Any, dict[str,
     taken = {name: value for name, value in given.items() if takes_all or name in parameters}
     missing = [p.name for p in parameters.values() if p.default is p.empty and p.kind < 2 and p.name not in taken]
     if missing:
-        options = ", ".join(f"--{name}" for name in missing)
-        raise JobError(f"{what} needs {', '.join(missing)}; give {options}, or a default in the file")
+        options = [f"--{name.replace('_', '-')}" for name in missing if name in OVERRIDES]
+        way_out = f"give {', '.join(options)}, or a default" if len(options) == len(missing) else "give a default"
+        raise JobError(f"{what} needs {', '.join(missing)}; {way_out} in the file")
     try:
         return target(**taken), {name: value for name, value in given.items() if name not in taken}
     except TorchspeedError:

@@ -20,11 +20,14 @@ ContextFactory = Callable[[], AbstractContextManager[Any]]
 class Loader(Protocol):
     """What a run reads batches from.
 
-    workers: processes that load ahead; 0 loads in the training process. ``epoch`` gives the batches of an epoch from
-    ``start`` on; ``batch`` one of them, loaded in this process; ``sample_ids`` the samples in it.
+    workers: processes that load ahead; 0 loads in the training process. samples: in an epoch's data.
+    ``epoch`` gives the batches of an epoch from ``start`` on; ``batch`` one of them, loaded in this process;
+    ``sample_ids`` the samples in it.
     """
 
     workers: int
+    batch_size: int
+    samples: int
 
     def __len__(self) -> int: ...
 

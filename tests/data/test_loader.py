@@ -1,6 +1,8 @@
 """Batches depend on (seed, epoch, index) and on nothing else: not on workers, not on where a run began."""
 
+import os
 import random
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +17,7 @@ from torchspeed.data.batched import TensorBatches
 from torchspeed.data.loader import OrderedLoader
 from torchspeed.data.random import integers, odd_epoch, permutation, sample_keys, uniform
 from torchspeed.data.source import as_dataset
-from torchspeed.errors import DataError, JobError
+from torchspeed.errors import DataError, JobError, MissingPackage
 
 
 def epoch(dataset: Dataset[Any], number: int = 0, start: int = 0, **options: Any) -> list[Any]:
@@ -85,6 +87,28 @@ def test_a_sample_that_raises_is_named(workers: int) -> None:
         epoch(Raising(), workers=workers)
 
 
+class NeedsPackage(Noisy):
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
+        raise MissingPackage("pyarrow", extra="cifar10", why="reads parquet")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_of_ours_comes_out_of_a_worker_as_it_is(workers: int) -> None:
+    with pytest.raises(MissingPackage, match=r"^pyarrow is not installed \(reads parquet\); run: pip install"):
+        epoch(NeedsPackage(), workers=workers)
+
+
+class Dying(Noisy):
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
+def test_a_worker_that_dies_is_an_error_and_not_a_hang() -> None:
+    with pytest.raises(DataError, match="a loader worker ended: DataLoader worker"):
+        epoch(Dying(), workers=2)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_ragged_samples_are_named(workers: int) -> None:
     with pytest.raises(DataError, match=r"the samples .* cannot be put into one batch: .* give collate="):
@@ -98,7 +122,7 @@ def test_a_collate_of_ones_own_is_used() -> None:
 
 def test_tensors_arrays_and_tensor_datasets_become_batches() -> None:
     tensors = torch.zeros(4, 2), torch.zeros(4)
-    for data in (tensors, TensorDataset(*tensors), (np.zeros((4, 2)), np.zeros(4)), lambda: tensors, torch.zeros(4)):
+    for data in (tensors, TensorDataset(*tensors), (np.zeros((4, 2)), np.zeros(4)), torch.zeros(4)):
         assert isinstance(as_dataset(data, "train"), TensorBatches)
 
 
@@ -112,6 +136,7 @@ def test_tensors_arrays_and_tensor_datasets_become_batches() -> None:
         ({"a": 1}, JobError, "train: found a dict"),
         (iter([1]), JobError, "has no __getitem__"),
         (torch.zeros(()), DataError, "without dimensions"),
+        ((np.array(["a", "b"]),), DataError, "arrays of <U1; only numbers can be trained on"),
     ],
 )
 def test_what_is_not_data_is_refused(data: Any, error: type[Exception], finding: str) -> None:

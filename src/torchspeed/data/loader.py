@@ -41,7 +41,7 @@ class OrderedLoader:
         workers: int = 0,
     ) -> None:
         self.fetcher = _Fetcher(dataset, collate)
-        self.samples = len(dataset)  # type: ignore[arg-type]
+        self.samples: int = len(dataset)  # type: ignore[arg-type]
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
@@ -64,7 +64,7 @@ class OrderedLoader:
         if self._pool is None or self._pool.num_workers != self.workers:
             self._pool = self._make_pool()
         self._requests.pending = self.requests(epoch, start)
-        return map(_unwrap, self._iterate(self._pool))
+        return self._iterate(self._pool)
 
     def batch(self, epoch: int, number: int) -> Any:
         """One batch, loaded in this process."""
@@ -90,6 +90,7 @@ class OrderedLoader:
                 num_workers=self.workers,
                 collate_fn=_as_it_is,
                 persistent_workers=True,
+                multiprocessing_context="fork",  # a job's own classes and lambdas need not be pickled
                 worker_init_fn=_single_thread,
             )
 
@@ -98,7 +99,17 @@ class OrderedLoader:
         # DataLoader draws a base seed for its workers from the global generator; ours must not move.
         with generators_kept(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="This DataLoader will create")
-            return iter(pool)
+            batches = iter(pool)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                raise DataError(f"a loader worker ended: {str(error).splitlines()[0]}") from error
+            if isinstance(batch, _Failure):
+                raise batch.error()
+            yield batch
 
 
 class _Requests:
@@ -134,7 +145,13 @@ class _Fetcher(Dataset[Any]):
     def fetch(self, request: Request) -> Any:
         indices, keys = request
         if self.whole_batches:
-            return self.dataset.batch(indices, keys)  # type: ignore[attr-defined]
+            try:
+                return self.dataset.batch(indices, keys)  # type: ignore[attr-defined]
+            except TorchspeedError:
+                raise
+            except Exception as error:
+                what = f"the batch of samples {_few(indices)} raised {type(error).__name__}: {error}{_where(error)}"
+                raise DataError(what) from error
         samples = []
         for index, key in zip(indices.tolist(), keys.tolist(), strict=True):
             _seed_generators(key)
@@ -158,11 +175,10 @@ class _Failure:
         self.kind = type(error)
         self.message = str(error)
 
-
-def _unwrap(batch: Any) -> Any:
-    if isinstance(batch, _Failure):
-        raise batch.kind(batch.message)
-    return batch
+    def error(self) -> TorchspeedError:
+        error = self.kind.__new__(self.kind)  # some take other arguments than their message
+        Exception.__init__(error, self.message)
+        return error
 
 
 def _as_it_is(batch: Any) -> Any:

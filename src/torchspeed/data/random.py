@@ -47,7 +47,7 @@ def integers(keys: Keys, stream: int, low: int, high: int) -> NDArray[np.int64]:
 
 def permutation(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
     """The order of one epoch: a permutation of ``range(n)``."""
-    generator = np.random.Generator(np.random.Philox(key=[seed & _MASK, epoch]))
+    generator = np.random.Generator(np.random.Philox(key=np.array([seed & _MASK, epoch], np.uint64)))
     return generator.permutation(n)
 
 

@@ -1,4 +1,4 @@
-"""What people hand over as data (a dataset, tensors, arrays, or a function that makes one) as one kind of thing."""
+"""What people hand over as data (a dataset, tensors, arrays) as one kind of thing."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,8 +18,6 @@ def as_dataset(data: Any, what: str) -> Dataset[Any]:
     Tensors, arrays and a plain ``TensorDataset`` become ``TensorBatches``, which gathers a batch at a time.
     Raises DataError for empty or unequal data, JobError for what is not data.
     """
-    if not isinstance(data, (Dataset, Tensor, np.ndarray)) and callable(data):
-        data = data()
     if type(data) is TensorDataset:
         data = data.tensors
     if isinstance(data, (Tensor, np.ndarray)):
@@ -46,7 +44,11 @@ def as_dataset(data: Any, what: str) -> Dataset[Any]:
 
 
 def _equal_lengths(parts: Sequence[Tensor | np.ndarray[Any, Any]], what: str) -> list[Tensor]:
-    tensors = [part if isinstance(part, Tensor) else torch.from_numpy(np.ascontiguousarray(part)) for part in parts]
+    try:
+        tensors = [part if isinstance(part, Tensor) else torch.from_numpy(np.ascontiguousarray(part)) for part in parts]
+    except TypeError as error:
+        kinds = ", ".join(str(part.dtype) for part in parts)
+        raise DataError(f"{what}: arrays of {kinds}; only numbers can be trained on: encode the others") from error
     if any(tensor.ndim == 0 for tensor in tensors):
         raise DataError(f"{what}: a tensor without dimensions has no samples")
     lengths = [len(tensor) for tensor in tensors]

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.data import Dataset
 
 from torchspeed.data.loader import OrderedLoader
 from torchspeed.data.source import as_dataset
@@ -47,7 +48,8 @@ def seed_everything(seed: int) -> None:
 
 
 def _as_written(job: Job, device: torch.device) -> Run:
-    train = as_dataset(job.train, "train")
+    seed_everything(job.seed)  # what splits or draws when it is made does so the same way every time
+    train = _data(job.train, "train")
     loader = OrderedLoader(
         train,
         job.batch_size,
@@ -58,7 +60,8 @@ def _as_written(job: Job, device: torch.device) -> Run:
     )
     valid = None
     if job.valid is not None:
-        valid = OrderedLoader(as_dataset(job.valid, "valid"), job.batch_size, seed=job.seed, collate=job.collate)
+        seed_everything(job.seed)
+        valid = OrderedLoader(_data(job.valid, "valid"), job.batch_size, seed=job.seed, collate=job.collate)
     seed_everything(job.seed)
     model = _call("model", job.model)
     if not isinstance(model, nn.Module):
@@ -79,6 +82,13 @@ def _as_written(job: Job, device: torch.device) -> Run:
         schedule_every=job.schedule_every,
         clip_grad_norm=job.clip_grad_norm,
     )
+
+
+def _data(data: Any, what: str) -> Any:
+    """A function that makes data is called here, where what it raises is said with its place."""
+    if not isinstance(data, (Dataset, Tensor, np.ndarray)) and callable(data):
+        data = _call(what, data)
+    return as_dataset(data, what)
 
 
 def _settle_lazy_layers(model: nn.Module, job: Job, loader: OrderedLoader) -> None:

@@ -16,6 +16,7 @@ Equal", OSDI 2014, for the order of the calls.)
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 FILES = ("model.safetensors", "training.safetensors", "state.json")
 _MAX_JSON = 1 << 28
+_NAME = re.compile(r"step-\d{9,}~?")
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def newest(folder: Path) -> tuple[Checkpoint, list[str]]:
     A checkpoint of a newer format is an error, not damage: stepping back behind it would lose good work.
     """
     refused: list[str] = []
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    for path in reversed(found_in(folder)):
         try:
             return load(path), refused
         except CheckpointError as error:
@@ -109,6 +111,11 @@ def newest(folder: Path) -> tuple[Checkpoint, list[str]]:
             refused.append(str(error))
     found = "; ".join(refused) if refused else "there is none"
     raise CheckpointError(f"{folder}: no checkpoint to resume from: {found}")
+
+
+def found_in(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, whole or not, oldest first; what has another kind of name is not ours."""
+    return sorted(path for path in folder.glob("step-*") if _NAME.fullmatch(path.name) and path.is_dir())
 
 
 class NewerFormat(CheckpointError):
@@ -148,7 +155,7 @@ def _fsync_directory(path: Path) -> None:
 
 
 def _prune(folder: Path, keep: int) -> None:
-    for old in sorted(folder.glob("step-*"))[:-keep]:
+    for old in found_in(folder)[:-keep]:
         (old / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(old, ignore_errors=True)
     for leftover in folder.glob(".writing-*"):

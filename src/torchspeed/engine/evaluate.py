@@ -1,6 +1,7 @@
 """The metric and the loss over the validation set: sums over samples divided by their number, never means of means."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +9,10 @@ import torch
 from torch import Tensor
 
 from torchspeed.batch import batch_length
+from torchspeed.data.loader import generators_kept
 from torchspeed.engine.step import to_device
 from torchspeed.errors import JobError
-from torchspeed.job import Job
+from torchspeed.job import Batch, Job
 from torchspeed.run import Run
 
 
@@ -23,32 +25,62 @@ class Scores:
     samples: int
 
 
-def evaluate(run: Run, job: Job, stop: Callable[[], bool] = lambda: False) -> Scores | None:
+def evaluate(
+    run: Run,
+    job: Job,
+    stop: Callable[[], bool] = lambda: False,
+    describe: Callable[[Batch, Exception], Exception] = lambda batch, error: error,
+) -> Scores | None:
     """Scores of ``run.model`` on the validation set, in evaluation mode; None when ``stop`` became true.
+
+    ``describe`` turns what a batch raised into the error to raise.
 
     The sums stay on the device; it is waited for once, at the end.
     """
     assert run.valid is not None
-    model, optimizer = run.model, run.optimizer
-    switch = getattr(optimizer, "eval", None), getattr(optimizer, "train", None)
-    model.eval()
-    if switch[0]:
-        switch[0]()  # schedule-free optimizers evaluate at their averaged weights
     totals = torch.zeros(4, dtype=torch.float64, device=None if run.device.type == "mps" else run.device)
     samples = 0
-    try:
-        with torch.no_grad():
-            for batch in run.valid.epoch(0):
-                if stop():
-                    return None
-                samples += batch_length(batch)
+    with evaluating(run):
+        for batch in run.valid.epoch(0):
+            if stop():
+                return None
+            samples += batch_length(batch)
+            try:
                 totals += sums(run, job, to_device(batch, run.device)).to(totals)
-    finally:
-        model.train()
-        if switch[1]:
-            switch[1]()
+            except Exception as error:
+                raise describe(batch, error) from error
     metric, metric_count, loss, loss_count = totals.tolist()
     return Scores(metric / max(metric_count, 1), loss / max(loss_count, 1), samples)
+
+
+@contextmanager
+def evaluating(run: Run) -> Iterator[None]:
+    """The model as it is evaluated; afterwards model, weights and generators are as they were, bit for bit.
+
+    A schedule-free optimizer evaluates at averaged weights; its way there and back rounds, so weights are put back.
+    """
+    switch = getattr(run.optimizer, "eval", None), getattr(run.optimizer, "train", None)
+    kept = [p.detach().clone() for p in run.model.parameters()] if switch[0] else []
+    run.model.eval()
+    if switch[0]:
+        switch[0]()
+    try:
+        with generators_kept(), device_generator_kept(run.device), torch.no_grad():
+            yield
+    finally:
+        run.model.train()
+        if switch[1]:
+            switch[1]()
+        with torch.no_grad():
+            for parameter, value in zip(run.model.parameters(), kept, strict=False):
+                parameter.copy_(value)
+
+
+def device_generator_kept(device: torch.device) -> AbstractContextManager[None]:
+    """Whatever is drawn inside on a GPU, its generator continues as before; nothing for a CPU."""
+    if device.type == "cpu":
+        return nullcontext()
+    return torch.random.fork_rng([device.index or 0], device_type=device.type)
 
 
 def sums(run: Run, job: Job, batch: Any) -> Tensor:
@@ -63,12 +95,13 @@ def sums(run: Run, job: Job, batch: Any) -> Tensor:
             output = run.model(inputs)
             loss = job.loss(output, target)
     loss = _precise(loss)
-    counted = _counted(target, batch).to(loss.device)
+    counted = _counted(job, target, batch, loss)
     summed = loss if getattr(job.loss, "reduction", "mean") == "sum" else loss * counted
+    summed = torch.where(counted > 0, summed, 0.0)  # the mean over no target at all is NaN
     if job.metric == "loss":
         return torch.stack([summed, counted, summed, counted])
     if job.metric == "accuracy":
-        values = correct(output, target)
+        values = correct(output, target, _ignored(job))
     else:
         assert callable(job.metric)
         values = job.metric(run.model, batch) if output is None else job.metric(output, target)
@@ -77,34 +110,51 @@ def sums(run: Run, job: Job, batch: Any) -> Tensor:
     return torch.stack([_precise(values).sum(), torch.full_like(counted, values.numel()), summed, counted])
 
 
-def _counted(target: Any, batch: Any) -> Tensor:
-    """How many terms the mean of the loss has: targets that are not ignored (negative), or else samples."""
+def _counted(job: Job, target: Any, batch: Any, loss: Tensor) -> Tensor:
+    """How many terms the mean of the loss has: class targets that are not ignored, or else samples."""
     if isinstance(target, Tensor) and not target.is_floating_point():
-        return _precise((target >= 0).sum())
-    return torch.tensor(float(batch_length(batch)), dtype=torch.float64)
+        return _precise(_is_counted(target, _ignored(job)).sum())
+    return torch.full_like(loss, batch_length(batch))
+
+
+def _ignored(job: Job) -> int:
+    return int(getattr(job.loss, "ignore_index", -100))
+
+
+def _is_counted(target: Tensor, ignored: int) -> Tensor:
+    return (target >= 0) & (target != ignored)
 
 
 def _precise(value: Tensor) -> Tensor:
     return value.detach().cpu().double() if value.device.type == "mps" else value.detach().double()
 
 
-def correct(output: Any, target: Any) -> Tensor:
-    """1.0 where the most likely class is the target, over all targets that are not negative.
+def correct(output: Any, target: Any, ignored: int = -100) -> Tensor:
+    """1.0 where the most likely class is the target, over all targets that are neither negative nor ``ignored``.
 
-    output: [N, C] with target [N]; [B, T, C] or [B, C, T] with target [B, T]; one logit each with a target of 0 and 1.
+    output: [N, C] with target [N] or with one-hot or soft targets [N, C]; [B, T, C] or [B, C, T] with target [B, T];
+    [N] or [N, 1], one logit each, with targets 0 and 1.
     """
     if not isinstance(output, Tensor) or not isinstance(target, Tensor):
         raise JobError(f"accuracy needs tensors; found output {_shape(output)} and target {_shape(target)}")
+    if output.ndim == target.ndim + 1 and output.shape[-1] == 1:
+        output = output.squeeze(-1)
+    if output.shape == target.shape and output.ndim > 1 and output.shape[-1] > 1:
+        if not torch.allclose(target.double().sum(-1), torch.ones((), dtype=torch.float64, device=target.device)):
+            raise JobError(
+                f"accuracy: targets {_shape(target)} are several labels per sample; give metric=(output, target) -> "
+                "one value per sample that says how they count"
+            )
+        return torch.eq(output.argmax(-1), target.argmax(-1))
     if output.shape == target.shape:
-        right = (output > 0) == (target > 0.5)
-        return right.flatten()
+        return torch.eq(output > 0, target > 0.5).flatten()
     if output.shape[:-1] == target.shape:
-        right = output.argmax(-1) == target
+        right = torch.eq(output.argmax(-1), target)
     elif output.ndim == target.ndim + 1 and output[:, 0].shape == target.shape:
-        right = output.argmax(1) == target
+        right = torch.eq(output.argmax(1), target)
     else:
         raise JobError(f"accuracy: output {_shape(output)} does not go with target {_shape(target)}")
-    return right[target >= 0]
+    return right[_is_counted(target, ignored)]
 
 
 def _shape(value: Any) -> str:

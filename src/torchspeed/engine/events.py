@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -84,7 +85,7 @@ class JsonLines:
     def handle(self, event: Event) -> None:
         if isinstance(event, (StepLogged, Evaluated)):
             kind = "step" if isinstance(event, StepLogged) else "evaluation"
-            self.file.write(json.dumps({"event": kind, **vars(event)}) + "\n")
+            self.file.write(to_json({"event": kind, **vars(event)}) + "\n")
             if kind == "evaluation":
                 self.file.flush()
         elif isinstance(event, Saved):
@@ -136,6 +137,12 @@ class TensorBoard:
     def _write(self, step: int, values: dict[str, float]) -> None:
         scalars = [self.summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
         self.writer.add_summary(self.summary(value=scalars), step)
+
+
+def to_json(values: dict[str, Any], indent: int | None = None) -> str:
+    """``values`` as JSON, in which there is no NaN and no infinity: those become null."""
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+    return json.dumps(finite, indent=indent, allow_nan=False)
 
 
 def _drop_after(path: Path, step: int) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchspeed.data.batched import TensorBatches
 from torchspeed.data.loader import OrderedLoader, generators_kept
 from torchspeed.engine import locate
-from torchspeed.engine.evaluate import sums
+from torchspeed.engine.evaluate import device_generator_kept, sums
 from torchspeed.engine.step import to_device
 from torchspeed.errors import DataError, JobError, TorchspeedError
 from torchspeed.job import Job
@@ -26,9 +26,7 @@ Place = tuple[int, int]
 
 def preflight(run: Run, job: Job) -> None:
     """Raise JobError or DataError if the first batch does not go through; the run is as it was afterwards."""
-    accelerator = "cuda" if run.device.type == "cpu" else run.device.type
-    forked = torch.random.fork_rng(device_type=accelerator)
-    with forked, generators_kept(), _buffers_kept(run.model), torch.no_grad():
+    with device_generator_kept(run.device), generators_kept(), _buffers_kept(run.model), torch.no_grad():
         batch = run.loader.batch(0, 0)
         try:
             moved = to_device(batch, run.device)
@@ -112,17 +110,16 @@ def _replay(run: Run, job: Job, batch: Any, place: Place | None) -> TorchspeedEr
             f"{locate.reshape_line(run.model)}the model gives {len(output)} outputs for {len(target)} samples: a "
             f"view or reshape folds features into the batch (input {_sizes(inputs)}); keep the batch with x.flatten(1)"
         )
-    classes = _classes(output, target)
-    if classes is not None and (bad := _out_of_range(target, classes, job)) is not None:
-        ids = "" if place is None else f" (sample {_sample_of(run, place, bad, target)} of train)"
-        value = int(target.reshape(-1)[bad])
-        return _label_error(value, classes, ids)
     try:
         with torch.no_grad(), run.step_context():
             _check_loss(job.loss(output, target), batch, "this step")
     except TorchspeedError as error:
         return error
     except Exception as error:
+        classes = _classes(output, target)
+        if classes is not None and (bad := _out_of_range(target, classes, job)) is not None:
+            where = "valid" if place is None else f"sample {_sample_of(run, place, bad, target)} of train"
+            return _label_error(int(target.reshape(-1)[bad]), classes, f" ({where})")
         return JobError(
             f"{locate.raised_at(error)}loss() raised {type(error).__name__} for output {_sizes(output)} and target "
             f"{_sizes(target)} {str(target.dtype).removeprefix('torch.')}: {_first_line(error)}"
@@ -154,8 +151,8 @@ def _check_loss(loss: Any, batch: Any, when: str) -> None:
 
 def _check_all_labels(run: Run, job: Job, output: Any, target: Any) -> None:
     """For data in memory, every label at once, so that a bad one is found before step 1 and not after an hour."""
-    if not isinstance(target, Tensor):
-        return
+    if not isinstance(target, Tensor) or not isinstance(job.loss, (nn.CrossEntropyLoss, nn.NLLLoss)):
+        return  # another loss may read its targets another way
     classes = _classes(output, target)
     for what, loader in (("train", run.loader), ("valid", run.valid)):
         if classes is None or not isinstance(loader, OrderedLoader):
@@ -197,12 +194,20 @@ def _sample_of(run: Run, place: Place, flat: int, target: Tensor) -> int:
 
 @contextmanager
 def _buffers_kept(model: nn.Module) -> Iterator[None]:
-    kept = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    """Also where forward puts another tensor into a buffer's name."""
+    kept = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
     try:
         yield
     finally:
-        for buffer, value in kept:
-            buffer.copy_(value)
+        for module, name, buffer, value in kept:
+            module._buffers[name] = buffer
+            if not torch.equal(buffer, value):
+                buffer.copy_(value)
 
 
 def _floats(batch: Any, name: str = "the input") -> Iterator[tuple[str, Tensor]]:

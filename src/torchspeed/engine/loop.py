@@ -18,7 +18,7 @@ from torchspeed.engine.evaluate import evaluate
 from torchspeed.engine.events import Evaluated, Event, StepLogged
 from torchspeed.engine.guard import explain
 from torchspeed.engine.step import make_step
-from torchspeed.errors import DivergedError, Preempted
+from torchspeed.errors import DivergedError, JobError, Preempted
 from torchspeed.job import Batch, Job
 from torchspeed.optim import advance
 from torchspeed.run import Run
@@ -65,13 +65,14 @@ def fit(run: Run, job: Job, position: Position, hooks: Hooks, log_every: int) ->
     """
     last_step = total_steps(job, run)
     evaluate_every = job.evaluate_every or len(run.loader)
-    clock = _Clock(position)
+    clock = _Clock(run, position)
     step = make_step(run)
     losses: list[Tensor] = []
 
     def save() -> None:
         clock.read()
         position.recent += _read(losses)
+        _check_finite(position)
         hooks.save()
 
     if position.evaluation_due:
@@ -104,6 +105,12 @@ def fit(run: Run, job: Job, position: Position, hooks: Hooks, log_every: int) ->
             raise Preempted(f"stopped by a signal at step {position.step}; the state is saved")
 
 
+def samples_until(run: Run, position: Position) -> int:
+    """Samples that were trained on so far, an uneven last batch counted as it is."""
+    per_epoch = min(len(run.loader) * run.loader.batch_size, run.loader.samples)
+    return position.epoch * per_epoch + min(position.batch * run.loader.batch_size, per_epoch)
+
+
 def watched_value(job: Job, metric: float | None, loss: float | None) -> float | None:
     """Which of the two the goal is about."""
     return loss if job.goal is not None and job.goal.metric == "loss" else metric
@@ -126,26 +133,24 @@ def _tick(run: Run, position: Position, metric: float | None) -> None:
     """Move the schedule on, with the ``metric`` if this step was evaluated."""
     due = {"step": True, "epoch": position.batch == 0, "evaluation": metric is not None}[run.schedule_every]
     if run.schedule is not None and due:
-        advance(run.schedule, metric)
+        try:
+            advance(run.schedule, metric)
+        except ValueError as error:
+            raise JobError(f"the schedule cannot go on after step {position.step}: {error}") from error
 
 
 def _log(run: Run, job: Job, position: Position, hooks: Hooks, clock: "_Clock", losses: list[Tensor]) -> None:
-    window = position.recent + _read(losses)
+    position.recent += _read(losses)
+    _check_finite(position)
+    mean = sum(position.recent) / len(position.recent)
     position.recent = []
-    mean = sum(window) / len(window)
-    if not math.isfinite(mean):
-        bad = position.step - len(window) + 1 + next(i for i, loss in enumerate(window) if not math.isfinite(loss))
-        raise DivergedError(
-            f"the loss is {window[bad - position.step + len(window) - 1]} at step {bad}; the last checkpoint is from "
-            "before it. Lower the learning rate, warm it up, or set clip_grad_norm"
-        )
     hooks.emit(
         StepLogged(
             step=position.step,
             epoch=_epochs(run, position),
             loss=mean,
             learning_rate=float(run.optimizer.param_groups[0]["lr"]),
-            samples_per_second=job.batch_size * clock.steps_per_second(position.step),
+            samples_per_second=clock.samples_per_second(),
             seconds=clock.read(),
         )
     )
@@ -159,7 +164,7 @@ def _evaluate(
         position.evaluation_due = False
         return None
     with clock.paused():
-        scores = evaluate(run, job, hooks.stop_requested)
+        scores = evaluate(run, job, hooks.stop_requested, lambda batch, error: explain(run, job, batch, error, None))
     if scores is None:
         save()
         raise Preempted(f"stopped by a signal while evaluating after step {position.step}; the state is saved")
@@ -202,14 +207,26 @@ def _read(losses: list[Tensor]) -> list[float]:
     return [float(value) for value in values]
 
 
-class _Clock:
-    """Seconds of the run over all its resumptions, and the rate of steps without evaluations."""
+def _check_finite(position: Position) -> None:
+    """Raise DivergedError at a loss that is not; whoever saves asks first, so that no checkpoint is beyond it."""
+    for number, loss in enumerate(position.recent):
+        if not math.isfinite(loss):
+            step = position.step - len(position.recent) + 1 + number
+            raise DivergedError(
+                f"the loss is {loss} at step {step}; the last checkpoint is from before it. "
+                "Lower the learning rate, warm it up, or set clip_grad_norm"
+            )
 
-    def __init__(self, position: Position) -> None:
+
+class _Clock:
+    """Seconds of the run over all its resumptions, and the rate of samples without evaluations."""
+
+    def __init__(self, run: Run, position: Position) -> None:
+        self.run = run
         self.position = position
         self.mark = time.perf_counter()
         self.rate_mark = self.mark
-        self.rate_step = position.step
+        self.rate_samples = samples_until(run, position)
 
     def read(self) -> float:
         now = time.perf_counter()
@@ -217,10 +234,10 @@ class _Clock:
         self.mark = now
         return self.position.seconds
 
-    def steps_per_second(self, step: int) -> float:
-        now = time.perf_counter()
-        rate = (step - self.rate_step) / max(now - self.rate_mark, 1e-9)
-        self.rate_mark, self.rate_step = now, step
+    def samples_per_second(self) -> float:
+        now, samples = time.perf_counter(), samples_until(self.run, self.position)
+        rate = (samples - self.rate_samples) / max(now - self.rate_mark, 1e-9)
+        self.rate_mark, self.rate_samples = now, samples
         return rate
 
     def paused(self) -> Any:

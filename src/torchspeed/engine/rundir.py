@@ -8,12 +8,15 @@ result.json     at the end
 """
 
 import json
-import os
 import shutil
+import tempfile
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from torchspeed.engine.events import to_json
 from torchspeed.errors import CheckpointError, RunDirectoryError, StorageError
 from torchspeed.job import Job
 from torchspeed.plan import Plan
@@ -32,22 +35,21 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tensorboard"
         self.result = path / "result.json"
-        self.made = False
+        self.lock = FileLock(path / ".lock", timeout=0)
+        self.made = False  # the directory itself
+        self.created = False  # the run in it
 
     @classmethod
     def for_new(cls, path: str | Path | None, name: str) -> "RunDirectory":
         """A directory that does not hold a run yet; by default ``runs/NAME-DATE-TIME``. Nothing is made so far."""
-        if path is None:
-            stem = f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-            path = Path("runs") / stem
-            number = 1
-            while path.exists():
-                number += 1
-                path = Path("runs") / f"{stem}-{number}"
-        run = cls(Path(path))
+        run = cls(_unused(name) if path is None else Path(path))
         if run.job.exists():
             raise RunDirectoryError(
                 f"{run.path} already holds a run; go on with it by --resume {run.path}, or choose another --run-dir"
+            )
+        if taken := [place.name for place in run._places() if place.exists()]:
+            raise RunDirectoryError(
+                f"{run.path} already holds {', '.join(taken)}, which a run would write over; choose another --run-dir"
             )
         run._check_writable()
         return run
@@ -66,36 +68,64 @@ class RunDirectory:
         about = {"name": job.name, "reference": reference, "fields": job.field_fingerprints}
         self.made = not self.path.exists()
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=not self.made)
+            self.hold()
+            self.created = True
             self.job.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
             self.plan.write_text(plan.to_toml(), encoding="utf-8")
         except OSError as error:
             raise RunDirectoryError(f"{self.path}: cannot be written: {error.strerror}") from error
 
+    def hold(self) -> None:
+        """Keep every other process away until ``release``. Raises RunDirectoryError if one holds it already."""
+        try:
+            self.lock.acquire()
+        except Timeout as error:
+            raise RunDirectoryError(
+                f"{self.path}: another process is training in it; wait for it or stop it"
+            ) from error
+
+    def release(self) -> None:
+        """Let others in."""
+        self.lock.release()
+        Path(self.lock.lock_file).unlink(missing_ok=True)
+
     def discard(self) -> None:
         """Take back a run that failed before its first step was done; what else is in the directory stays."""
-        if self.made:
-            shutil.rmtree(self.path, ignore_errors=True)
-            return
-        for folder in (self.checkpoints, self.tensorboard):
-            shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.job, self.plan, self.metrics, self.result):
-            file.unlink(missing_ok=True)
+        self.release()
+        for place in self._places():
+            if place.is_dir():
+                shutil.rmtree(place, ignore_errors=True)
+            else:
+                place.unlink(missing_ok=True)
+        if self.made and not any(self.path.iterdir()):
+            self.path.rmdir()
 
     def read_reference(self) -> Reference:
         """How the job was named on the command line."""
+        return self._about("reference")
+
+    def read_fields(self) -> dict[str, str]:
+        """The digest of each field of the job that was run."""
+        return self._about("fields")
+
+    def _about(self, part: str) -> dict[str, Any]:
         try:
-            return dict(json.loads(self.job.read_text(encoding="utf-8"))["reference"])
+            return dict(json.loads(self.job.read_text(encoding="utf-8"))[part])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{self.job}: damaged: {error}") from error
 
     def write_result(self, result: dict[str, Any]) -> None:
         scratch = self.result.with_name(".result.json")
         try:
-            scratch.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+            scratch.write_text(to_json(result, indent=2) + "\n", encoding="utf-8")
             scratch.replace(self.result)
         except OSError as error:
             raise StorageError(f"{self.result}: cannot be written: {error.strerror}") from error
+
+    def _places(self) -> tuple[Path, ...]:
+        """All that a run writes."""
+        return (self.job, self.plan, self.metrics, self.result, self.checkpoints, self.tensorboard)
 
     def _check_writable(self) -> None:
         """The nearest directory that exists must take files; said now, not after an hour of training."""
@@ -104,11 +134,20 @@ class RunDirectory:
             place = place.parent
         if not place.is_dir():
             raise RunDirectoryError(f"{self.path}: cannot be written: {place} is not a directory")
-        probe = place / f".torchspeed-{os.getpid()}"
         try:
-            probe.touch()
-            probe.unlink()
+            with tempfile.TemporaryFile(dir=place):
+                pass
         except OSError as error:
             raise RunDirectoryError(
                 f"{self.path}: cannot be written: {error.strerror} in {place}; choose another --run-dir"
             ) from error
+
+
+def _unused(name: str) -> Path:
+    """``runs/NAME-DATE-TIME``, with a number behind it if that is taken."""
+    stem = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S.%f}"[:-3]
+    number, path = 1, stem
+    while path.exists():
+        number += 1
+        path = stem.with_name(f"{stem.name}-{number}")
+    return path

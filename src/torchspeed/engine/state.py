@@ -29,7 +29,7 @@ def capture(run: Run, position: dict[str, Any]) -> dict[str, Tree]:
         "optimizer": run.optimizer.state_dict(),
         "schedule": None if run.schedule is None else run.schedule.state_dict(),
         "scaler": None if run.scaler is None else run.scaler.state_dict(),
-        "random": _generators(),
+        "random": _generators(run.device),
         "position": position,
     }
 
@@ -42,7 +42,10 @@ def restore(run: Run, state: dict[str, Tree]) -> dict[str, Any]:
         for name in ("schedule", "scaler"):
             part = getattr(run, name)
             if (part is None) != (state[name] is None):
-                raise ValueError(f"the checkpoint has {'no' if state[name] is None else 'a'} {name}, the job does")
+                raise ValueError(
+                    f"the checkpoint has {'no' if state[name] is None else 'a'} {name}, the run has "
+                    f"{'none' if part is None else 'one'}"
+                )
             if part is not None:
                 part.load_state_dict(state[name])
         _restore_generators(state["random"])
@@ -134,7 +137,7 @@ class _Encoder:
             plain = plain.clone()
         self.tensors[path] = plain
         reference: dict[str, Any] = {"$tensor": path}
-        if not value.is_contiguous():
+        if not value.is_contiguous() and 0 not in value.stride():
             reference["stride"] = list(value.stride())
         return reference
 
@@ -158,13 +161,13 @@ _DECODERS: dict[str, Any] = {
 }
 
 
-def _generators() -> dict[str, Tree]:
+def _generators(device: torch.device) -> dict[str, Tree]:
     return {
         "python": random.getstate(),
         "numpy": np.random.get_state(),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
+        "cuda": torch.cuda.get_rng_state_all() if device.type == "cuda" else [],
+        "mps": torch.mps.get_rng_state() if device.type == "mps" else None,
     }
 
 

@@ -13,12 +13,12 @@ from torchspeed.engine import checkpoint
 from torchspeed.engine.build import build
 from torchspeed.engine.events import Event, Finished, JsonLines, Saved, Sink, Started, TensorBoard
 from torchspeed.engine.guard import check_first_loss, preflight
-from torchspeed.engine.loop import Hooks, Position, fit, total_steps, watched_value
+from torchspeed.engine.loop import Hooks, Position, fit, samples_until, total_steps, watched_value
 from torchspeed.engine.progress import Terminal
 from torchspeed.engine.rundir import Reference, RunDirectory
 from torchspeed.engine.signals import StopSignals
 from torchspeed.engine.state import capture, encode, restore
-from torchspeed.errors import CheckpointError, PlanError, Preempted, TorchspeedError
+from torchspeed.errors import CheckpointError, JobError, PlanError, Preempted, StorageError
 from torchspeed.job import Job
 from torchspeed.machine import Machine
 from torchspeed.measurement import Provenance
@@ -99,30 +99,37 @@ def train(
     be resumed; DivergedError; StorageError; Preempted after a signal, when the state is saved.
     """
     began = time.perf_counter()
+    if checkpoint_every is not None and checkpoint_every < 1:
+        raise JobError(f"checkpoint_every must be at least 1 step; found {checkpoint_every}")
+    if log_every is not None and log_every < 1:
+        raise JobError(f"log_every must be at least 1 step; found {log_every}")
     if resume is not None and (plan is not None or run_dir is not None):
         raise PlanError("resume goes on with the plan and the directory of its run; leave out plan and run_dir")
     machine = Machine.detect(device)
     directory = RunDirectory.for_new(run_dir, job.name) if resume is None else RunDirectory.existing(resume)
     if plan is None:
         plan = Plan() if resume is None else Plan.read(directory.plan)
+    job.field_fingerprints  # noqa: B018  now, before the data are used: a data set may keep what it has read
     run = build(job, plan, machine)
     said = [*notes, f"plan: {', '.join(run.applied) or 'as written'}", *run.skipped]
     position = Position()
     preflight(run, job)
-    if resume is None:
-        encode(capture(run, {}), {})  # what cannot be saved is said now
-        directory.create(job, plan, reference or {})
-    else:
-        position, resumed = _resume(run, job, directory)
-        said += resumed
-    outputs: list[Sink] = [JsonLines(directory.metrics, None if resume is None else position.step), *sinks]
-    if TensorBoard.installed():
-        outputs.append(TensorBoard(directory.tensorboard))
-    if progress:
-        outputs.append(Terminal())
+    encode(capture(run, {}), {})  # what cannot be saved is said now
+    outputs: list[Sink] = list(sinks)
     steps = total_steps(job, run)
-    setup_seconds = time.perf_counter() - began
     try:
+        if resume is None:
+            directory.create(job, plan, reference or {})
+        else:
+            directory.hold()
+            position, resumed = _resume(run, job, plan, directory)
+            said += resumed
+        outputs.append(JsonLines(directory.metrics, None if resume is None else position.step))
+        if TensorBoard.installed():
+            outputs.append(TensorBoard(directory.tensorboard))
+        if progress:
+            outputs.append(Terminal())
+        setup_seconds = time.perf_counter() - began
         with StopSignals() as signals:
             session = _Session(run, job, plan, directory, position, outputs, checkpoint_every)
             session.emit(
@@ -143,14 +150,20 @@ def train(
         session.emit(Finished(result.as_dict()))
         return result
     except Preempted as stopped:
-        raise Preempted(f"{stopped}; go on with: torchspeed train --resume {directory.path}") from None
-    except TorchspeedError:
-        if position.step <= 1 and resume is None:
+        how = (
+            f"torchspeed train --resume {directory.path}"
+            if reference
+            else f"train(job, resume={str(directory.path)!r})"
+        )
+        raise Preempted(f"{stopped}; go on with: {how}") from None
+    except BaseException:
+        if position.step <= 1 and resume is None and directory.created:
             directory.discard()
         raise
     finally:
         for sink in outputs:
             sink.close()
+        directory.release()
 
 
 class _Session:
@@ -171,8 +184,11 @@ class _Session:
         self.saved_at = time.perf_counter()
 
     def emit(self, event: Event) -> None:
-        for sink in self.sinks:
-            sink.handle(event)
+        try:
+            for sink in self.sinks:
+                sink.handle(event)
+        except OSError as error:
+            raise StorageError(f"{self.directory.path}: cannot be written: {error.strerror}") from error
 
     def due(self) -> bool:
         if self.every is not None:
@@ -187,20 +203,29 @@ class _Session:
         self.emit(Saved(self.position.step, str(path), self.saved_at - began))
 
 
-def _resume(run: Run, job: Job, directory: RunDirectory) -> tuple[Position, list[str]]:
-    if not any(directory.checkpoints.glob("step-*")):
+def _resume(run: Run, job: Job, plan: Plan, directory: RunDirectory) -> tuple[Position, list[str]]:
+    if not checkpoint.found_in(directory.checkpoints):
+        _check_same_job(job, directory.read_fields(), directory.job)
         return Position(), ["resumed before the first checkpoint: starting at step 0"]
     found, refused = checkpoint.newest(directory.checkpoints)
-    changed = [name for name in job.differs_from(found.about.get("fields", {})) if name not in _MAY_DIFFER]
-    if changed:
-        raise CheckpointError(
-            f"{found.path}: is of another job: {', '.join(changed)} differ{'s' if len(changed) == 1 else ''}; "
-            "resume with the job as it was, or start a new run"
-        )
+    _check_same_job(job, found.about["fields"], found.path)
+    if found.about["plan"] != dict(plan.options):
+        raise CheckpointError(f"{directory.plan}: was changed since {found.path} was saved; put it back as it was")
     values = restore(run, found.state)
     known = {f.name for f in dataclasses.fields(Position)}
     position = Position(**{name: value for name, value in values.items() if name in known})
+    if {"goal", "metric", "valid"} & set(job.differs_from(found.about["fields"])):
+        position.best = position.seconds_to_goal = None  # of another goal
     return position, [*refused, f"resumed at step {position.step} from {found.path}"]
+
+
+def _check_same_job(job: Job, fields: dict[str, str], place: Path) -> None:
+    changed = [name for name in job.differs_from(fields) if name not in _MAY_DIFFER]
+    if changed:
+        raise CheckpointError(
+            f"{place}: is of another job: {', '.join(changed)} differ{'s' if len(changed) == 1 else ''}; "
+            "resume with the job as it was, or start a new run"
+        )
 
 
 def _reached(job: Job, position: Position) -> bool | None:
@@ -213,7 +238,7 @@ def _result(
 ) -> Result:
     getattr(run.optimizer, "eval", lambda: None)()
     run.model.eval()
-    samples = position.step * len(run.loader.sample_ids(0, 0))
+    samples = samples_until(run, position)
     return Result(
         name=job.name,
         metric=job.metric_name,

@@ -36,8 +36,8 @@ class LoaderWorkers(Lever):
         return (AS_WRITTEN, *COUNTS)
 
     def check(self, facts: Facts, machine: Machine, option: Option) -> None:
-        if machine.system.startswith("Windows") and option != 0:
-            raise NotApplicable("loader workers need fork, which Windows has not")
+        if not machine.system.startswith("Linux") and option != 0:
+            raise NotApplicable(f"loader workers are forked, which only Linux does well; this is {machine.system}")
         if int(option) > max(4, 2 * machine.cores):
             raise NotApplicable(f"{option} processes on {machine.cores} cores would take turns")
 

@@ -3,7 +3,8 @@
 Physically: activations of one piece at a time are alive, so memory falls with the number of pieces; when a piece fits
 into a cache that the batch does not, it can even be faster. It wins where the batch does not fit, or barely. It loses
 where pieces are too small to fill the machine: every layer is launched once per piece. CLOSE: the same sum in another
-order; not so with batch normalisation, whose statistics would be those of a piece, so there it does not apply.
+order; not so with batch normalisation, whose statistics would be those of a piece, so there it does not apply; nor
+with class weights or targets that are ignored, unless each piece has its share of them.
 
 Source: Goyal et al., "Accurate, Large Minibatch SGD", arXiv:1706.02677, section 3.
 """
@@ -39,6 +40,8 @@ class GradientAccumulation(Lever):
             raise NotApplicable("batch normalisation would take its statistics from a piece instead of the batch")
         if facts.loss_reduction == "sum" and option != 1:
             raise NotApplicable('the loss has reduction="sum"; pieces are weighted as means')
+        if facts.loss_has_class_weights and option != 1:
+            raise NotApplicable("the loss weights its classes, so a mean over pieces is not the mean over the batch")
         if facts.batch_size < int(option):
             raise NotApplicable(f"a batch of {facts.batch_size} cannot be cut into {option} pieces")
 
