@@ -35,6 +35,11 @@ class Goal:
             raise JobError(f"Goal({self.metric!r}): give exactly one of at_least= and at_most=")
 
     @property
+    def fingerprint(self) -> str:
+        """A digest of metric and bound."""
+        return fingerprint(dataclasses.astuple(self))
+
+    @property
     def value(self) -> float:
         bound = self.at_least if self.at_least is not None else self.at_most
         assert bound is not None

@@ -11,6 +11,7 @@ from enum import Enum, IntEnum
 from typing import ClassVar
 
 from torchspeed.facts import Facts
+from torchspeed.fingerprint import fingerprint
 from torchspeed.machine import Machine
 from torchspeed.plan import AS_WRITTEN, Option
 from torchspeed.run import Run
@@ -42,6 +43,17 @@ class Lever(ABC):
     stage: ClassVar[Stage]
     guarantee: ClassVar[Guarantee]
     conflicts: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the lever's code: what was measured of another version need not hold."""
+        return fingerprint(type(self))
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other)
+
+    def __hash__(self) -> int:
+        return hash(self.name)
 
     @abstractmethod
     def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:

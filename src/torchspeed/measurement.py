@@ -2,9 +2,10 @@
 
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from statistics import median, quantiles
+from statistics import quantiles
 from typing import Any
 
+from torchspeed.fingerprint import fingerprint
 from torchspeed.machine import Machine
 from torchspeed.plan import Plan
 
@@ -66,6 +67,11 @@ class Measurement:
     error: str | None = None
 
     @property
+    def fingerprint(self) -> str:
+        """A digest of all of it."""
+        return fingerprint(self.as_dict())
+
+    @property
     def samples_per_second(self) -> float | None:
         return None if self.step_seconds is None else self.samples_per_step / self.step_seconds.median
 
@@ -76,6 +82,3 @@ class Measurement:
             "provenance": {"machine": self.provenance.machine.as_dict(), "date": self.provenance.date},
             "samples_per_second": self.samples_per_second,
         }
-
-
-__all__ = ["Measurement", "Provenance", "Spread", "median", "ratio"]
