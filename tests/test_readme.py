@@ -1,0 +1,60 @@
+"""What the README says holds: its job trains, and the figures that it quotes are those of bench/results."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torchspeed
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def results(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def test_its_job_trains(tmp_path: Path) -> None:
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert code is not None
+    (tmp_path / "job.py").write_text(code.group(1))
+    plan = torchspeed.Plan.of(memory_format="channels_last")
+    job = torchspeed.load_job(str(tmp_path / "job.py"), epochs=0.1)
+    result = torchspeed.train(job, plan, run_dir=tmp_path / "run", progress=False, device="cpu")
+    assert result.applied == ("memory_format=channels_last",)
+    assert result.steps == 5
+
+
+def test_its_table_of_loops_is_that_of_the_results() -> None:
+    found = results("loop_overhead")
+    names = {
+        "bare": "bare",
+        "torchspeed": "torchspeed",
+        "`DataLoader` + loop": "DataLoader",
+        "Lightning 2.6.6": "Lightning",
+    }
+    for label, name in names.items():
+        row = re.search(rf"^\| {re.escape(label)} \| (\d+) .*\| ([\d.]+)", README, re.MULTILINE)
+        assert row is not None, label
+        assert int(row.group(1)) == round(found["microseconds_per_step"][name]["median"])
+        assert float(row.group(2)) == round(found["ratio_to_bare"][name]["median"], 2)
+
+
+def test_its_table_of_recipes_is_that_of_the_results() -> None:
+    shown = {"digits": "98.70 %", "spoken-digits": "100 %", "characters": "1.522 nats", "cifar10": "89.72 %"}
+    for name, text in shown.items():
+        assert f"| {name}" in README
+        assert text in README
+        mean = results(f"recipe_{name}")["over_seeds"]["value"]["mean"]
+        assert float(text.split()[0]) == round(
+            mean if name == "characters" else 100 * mean, 3 if name == "characters" else 2
+        )
+
+
+def test_every_lever_and_every_file_it_names_exists() -> None:
+    for name in re.search(r"Levers so far: (.*?)\. Each", README, re.DOTALL).group(1).split(","):  # type: ignore[union-attr]
+        assert name.strip().strip("`") in torchspeed.levers.REGISTRY
+    for path in re.findall(r"\]\(((?:src|bench)/[^)]*)\)", README):
+        assert (ROOT / path).exists(), path
