@@ -87,15 +87,7 @@ def defined_at(model: nn.Module, name: str, factory: Callable[..., Any]) -> str:
 
 def reshape_line(model: nn.Module) -> str:
     """ "file:line: " of the first view or reshape in the model's forward."""
-    try:
-        lines, first = inspect.getsourcelines(type(model).forward)
-        path = inspect.getsourcefile(type(model))
-    except (OSError, TypeError):
-        return ""
-    for offset, text in enumerate(lines):
-        if re.search(r"\.(view|reshape)\(", text) and _is_users(str(path)):
-            return f"{path}:{first + offset}: "
-    return ""
+    return _first_line_with(type(model).forward, r"\.(view|reshape)\(")
 
 
 def raised_at(error: BaseException) -> str:
@@ -112,15 +104,19 @@ def sizes(value: Any) -> str:
 
 
 def _assignment(owner: type, attribute: str) -> str:
+    return _first_line_with(owner, rf"\bself\.{re.escape(attribute)}\s*(:[^=]+)?=[^=]")
+
+
+def _first_line_with(code: Any, pattern: str) -> str:
+    """ "file:line: " of the first line in the user's ``code`` that ``pattern`` is found in, or ""."""
     try:
-        lines, first = inspect.getsourcelines(owner)
-        path = inspect.getsourcefile(owner)
+        lines, first = inspect.getsourcelines(code)
+        path = str(inspect.getsourcefile(code))
     except (OSError, TypeError):
         return ""
-    for offset, text in enumerate(lines):
-        if re.search(rf"\bself\.{re.escape(attribute)}\s*(:[^=]+)?=[^=]", text) and _is_users(str(path)):
-            return f"{path}:{first + offset}: "
-    return ""
+    found = (number for number, text in enumerate(lines, first) if re.search(pattern, text))
+    line = next(found, None) if _is_users(path) else None
+    return "" if line is None else f"{path}:{line}: "
 
 
 def _place_of(function: Any) -> str:

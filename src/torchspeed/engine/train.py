@@ -131,8 +131,8 @@ def train(
             outputs.append(Terminal())
         setup_seconds = time.perf_counter() - began
         with StopSignals() as signals:
-            session = _Session(run, job, plan, directory, position, outputs, checkpoint_every)
-            session.emit(
+            recorder = _Recorder(run, job, plan, directory, position, outputs, checkpoint_every)
+            recorder.emit(
                 Started(
                     job.name,
                     str(machine),
@@ -143,11 +143,11 @@ def train(
                     tuple(said),
                 )
             )
-            hooks = Hooks(session.emit, session.save, session.due, signals.requested, check_first_loss)
+            hooks = Hooks(recorder.emit, recorder.save, recorder.due, signals.requested, check_first_loss)
             fit(run, job, position, hooks, log_every or min(100, max(1, steps // 200)))
         result = _result(run, job, plan, directory, position, machine, setup_seconds)
         directory.write_result(result.as_dict())
-        session.emit(Finished(result.as_dict()))
+        recorder.emit(Finished(result.as_dict()))
         return result
     except Preempted as stopped:
         how = (
@@ -166,7 +166,7 @@ def train(
         directory.release()
 
 
-class _Session:
+class _Recorder:
     """Checkpoints and events of one process's share of a run."""
 
     def __init__(
