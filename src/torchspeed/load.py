@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from torchspeed.engine.build import seed_everything
 from torchspeed.errors import JobError, TorchspeedError
 from torchspeed.job import Job
 from torchspeed.recipes import RECIPES
@@ -26,6 +27,7 @@ def load_job(reference: str, **overrides: Any) -> Job:
     field of that name. Raises JobError saying which file, function or argument is at fault.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
+    seed_everything(given.get("seed", 0))  # what the file draws is then the same when the run is resumed
     module, name, place = _module(reference)
     if not hasattr(module, name):
         functions = sorted(

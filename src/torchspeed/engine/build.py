@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from torchspeed.data.loader import OrderedLoader
 from torchspeed.data.source import as_dataset
+from torchspeed.engine.locate import raised_at
 from torchspeed.engine.resolve import resolve
 from torchspeed.errors import JobError, NotApplicable, TorchspeedError
 from torchspeed.facts import Facts, observe
@@ -130,8 +131,4 @@ def _call(what: str, function: Any, *arguments: Any) -> Any:
     except TorchspeedError:
         raise
     except Exception as error:
-        trace = error.__traceback__
-        while trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
-        place = "" if trace is None else f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}: "
-        raise JobError(f"{place}{what}() raised {type(error).__name__}: {error}") from error
+        raise JobError(f"{raised_at(error)}{what}() raised {type(error).__name__}: {error}") from error

@@ -18,6 +18,7 @@ class Started:
     run_dir: str
     goal: str
     total_steps: int
+    batch_size: int
     first_step: int
     notes: tuple[str, ...]
 

@@ -48,11 +48,11 @@ class Trace:
         if self.entered is None:
             return JobError(f"{raised_at(error)}the model raised {type(error).__name__}: {message}")
         module, arguments = self.entered
-        name = self.names[module] or type(module).__name__
+        name = _spoken(self.names[module], module)
         line = defined_at(self.model, self.names[module], factory)
         given = arguments[0] if arguments and isinstance(arguments[0], Tensor) else None
         before = next((n for n, out in reversed(self.finished) if _has_weights(self.model, n)), None)
-        source = before or "the input"
+        source = "the input" if before is None else _spoken(before, self.model.get_submodule(before))
         whole = f" for {_per_sample(inputs)} input" if isinstance(inputs, Tensor) else ""
         if isinstance(module, nn.Linear) and given is not None and given.shape[-1] != module.in_features:
             fits = given.shape[-1]
@@ -135,6 +135,12 @@ def _is_users(path: str) -> bool:
     if file.is_relative_to(ours):
         return file.parent.name in ("recipes", "models")
     return not file.is_relative_to(theirs) and not path.startswith("<frozen")
+
+
+def _spoken(name: str, module: nn.Module) -> str:
+    """``fc1``, but "layer 4 (Linear)" for what only has a number."""
+    kind = type(module).__name__
+    return f"layer {name} ({kind})" if name.rpartition(".")[2].isdigit() else name or kind
 
 
 def _has_weights(model: nn.Module, name: str) -> bool:

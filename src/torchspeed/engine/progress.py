@@ -31,7 +31,7 @@ class Terminal:
         self.task: TaskID | None = None
         self.drawn = 0.0
         self.last: tuple[int, float] | None = None
-        self.total = 0
+        self.total = self.batch_size = 0
 
     def handle(self, event: Event) -> None:
         if isinstance(event, Started):
@@ -56,8 +56,9 @@ class Terminal:
         for note in event.notes:
             self.say(note)
         self.say(f"run directory: {event.run_dir}")
-        self.total = event.total_steps
+        self.total, self.batch_size = event.total_steps, event.batch_size
         self.last = (event.first_step, time.perf_counter())
+        self.drawn = self.last[1] if not self.console.is_terminal else 0.0
         if self.console.is_terminal:
             self.task = self.bar.add_task("", total=event.total_steps, completed=event.first_step)
             self.bar.start()
@@ -70,7 +71,7 @@ class Terminal:
         self.drawn, self.last = now, (event.step, now)
         text = (
             f"{event.step}/{self.total}  loss {event.loss:.4f}  lr {event.learning_rate:.2e}  "
-            f"{steps_per_second:.4g} steps/s  {event.samples_per_second:.4g} samples/s"
+            f"{_rate(steps_per_second)} steps/s  {_rate(steps_per_second * self.batch_size)} samples/s"
         )
         if self.task is None:
             left = (self.total - event.step) / max(steps_per_second, 1e-9)
@@ -88,7 +89,7 @@ class Terminal:
             self.say(f"{result['metric']} {result['value']:.4f}{goal}")
         to_goal = result["seconds_to_goal"]
         self.say(
-            f"{result['steps']} steps in {result['seconds']:.1f} s, {result['samples_per_second']:.4g} samples/s"
+            f"{result['steps']} steps in {result['seconds']:.1f} s, {_rate(result['samples_per_second'])} samples/s"
             + ("" if to_goal is None else f", goal after {to_goal:.1f} s")
         )
         self.say(f"run directory: {result['run_dir']}")
@@ -102,3 +103,7 @@ class Terminal:
 
     def close(self) -> None:
         self._stop_bar()
+
+
+def _rate(value: float) -> str:
+    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"

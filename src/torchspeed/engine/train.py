@@ -99,6 +99,12 @@ def train(
     be resumed; DivergedError; StorageError; Preempted after a signal, when the state is saved.
     """
     began = time.perf_counter()
+    if not isinstance(job, Job):
+        raise JobError(
+            f"train() takes a Job; found {job!r}. torchspeed.load_job('job.py') makes one from a file or a name"
+        )
+    if plan is not None and not isinstance(plan, Plan):
+        raise PlanError(f"plan must be a Plan; found {plan!r}. torchspeed.Plan.of(precision='bf16') makes one")
     if checkpoint_every is not None and checkpoint_every < 1:
         raise JobError(f"checkpoint_every must be at least 1 step; found {checkpoint_every}")
     if log_every is not None and log_every < 1:
@@ -139,6 +145,7 @@ def train(
                     str(directory.path),
                     str(job.goal or "none"),
                     steps,
+                    job.batch_size,
                     position.step,
                     tuple(said),
                 )
@@ -216,7 +223,8 @@ def _resume(run: Run, job: Job, plan: Plan, directory: RunDirectory) -> tuple[Po
     position = Position(**{name: value for name, value in values.items() if name in known})
     if {"goal", "metric", "valid"} & set(job.differs_from(found.about["fields"])):
         position.best = position.seconds_to_goal = None  # of another goal
-    return position, [*refused, f"resumed at step {position.step} from {found.path}"]
+    back = f"going back behind {len(refused)} damaged checkpoints: " if refused else ""
+    return position, [*refused, f"{back}resumed at step {position.step} from {found.path}"]
 
 
 def _check_same_job(job: Job, fields: dict[str, str], place: Path) -> None:
@@ -224,7 +232,7 @@ def _check_same_job(job: Job, fields: dict[str, str], place: Path) -> None:
     if changed:
         raise CheckpointError(
             f"{place}: is of another job: {', '.join(changed)} differ{'s' if len(changed) == 1 else ''}; "
-            "resume with the job as it was, or start a new run"
+            "resume with the job as it was (data drawn at random must be seeded), or start a new run"
         )
 
 

@@ -48,13 +48,17 @@ _REGISTRY: dict[str, _Entry] = {
 OPTIMIZERS: tuple[str, ...] = tuple(_REGISTRY)
 
 
-def optimizer(name: str, *, learning_rate: float, **options: Any) -> "OptimizerFactory":
+def optimizer(name: str, *, learning_rate: float | None = None, **options: Any) -> "OptimizerFactory":
     """A factory of the optimizer called ``name`` (one of ``OPTIMIZERS``); call it with the parameters.
 
     ``options`` are those of the class behind the name, for instance ``betas`` and ``weight_decay`` of
     ``torch.optim.AdamW``. Raises ``JobError`` for an unknown name or option, listing the valid ones, and
     ``MissingPackage`` for "schedulefree" without its package.
     """
+    if learning_rate is None:
+        raise JobError(
+            f"optimizer {name!r}: give learning_rate={' (lr= is not its name here)' if 'lr' in options else ''}"
+        )
     return OptimizerFactory(name, learning_rate, frozen(options))
 
 
