@@ -162,6 +162,7 @@ CASES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Using a target size")  # PyTorch's own, before it raises
 @pytest.mark.parametrize("name", CASES)
 def test_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, name: str) -> None:
     body, code, finding, *arguments = CASES[name]

@@ -56,9 +56,8 @@ def optimizer(name: str, *, learning_rate: float | None = None, **options: Any) 
     ``MissingPackage`` for "schedulefree" without its package.
     """
     if learning_rate is None:
-        raise JobError(
-            f"optimizer {name!r}: give learning_rate={' (lr= is not its name here)' if 'lr' in options else ''}"
-        )
+        hint = " (lr= is not its name here)" if "lr" in options else ""
+        raise JobError(f"optimizer {name!r}: learning_rate is missing; give learning_rate={hint}")
     return OptimizerFactory(name, learning_rate, frozen(options))
 
 
