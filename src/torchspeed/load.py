@@ -5,12 +5,12 @@ import importlib
 import importlib.util
 import inspect
 import sys
-import traceback
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from torchspeed.engine.build import seed_everything
+from torchspeed.engine.locate import raised_at
 from torchspeed.errors import JobError, TorchspeedError
 from torchspeed.job import Job
 from torchspeed.recipes import RECIPES
@@ -133,10 +133,7 @@ def _call(target: Any, given: dict[str, Any], what: str) -> tuple[Any, dict[str,
 
 
 def _raised(error: BaseException, place: str, doing: str) -> JobError:
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
-    here = str(Path(__file__))
-    users = [f for f in frames if f.filename != here]
-    where = f"{users[-1].filename}:{users[-1].lineno}: " if users else f"{place}: "
+    where = raised_at(error) or f"{place}: "
     if isinstance(error, SyntaxError) and error.filename:
         where = f"{error.filename}:{error.lineno}: "
     return JobError(f"{where}{doing} raised {type(error).__name__}: {error}")

@@ -74,9 +74,6 @@ class Plan:
             options[name.strip()] = _value(text.strip())
         return Plan.from_mapping(options, "--set")
 
-    def get(self, name: str) -> Option:
-        return dict(self.options).get(name, AS_WRITTEN)
-
     @property
     def fingerprint(self) -> str:
         return fingerprint(self.options)

@@ -86,9 +86,10 @@ class RunDirectory:
             ) from error
 
     def release(self) -> None:
-        """Let others in."""
-        self.lock.release()
-        Path(self.lock.lock_file).unlink(missing_ok=True)
+        """Let others in; nothing where another process holds it."""
+        if self.lock.is_locked:
+            Path(self.lock.lock_file).unlink(missing_ok=True)
+            self.lock.release()
 
     def discard(self) -> None:
         """Take back a run that failed before its first step was done; what else is in the directory stays."""
