@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "torchspeed"
 
 # From the bottom up; a module may import its own row and the rows before it.
 LAYERS = [
-    ["errors"],
+    ["errors", "durable"],
     ["fingerprint"],
     ["machine", "batch", "job", "plan", "measurement", "run", "facts", "lever"],
     ["data", "models", "optim", "parallel"],

@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torchspeed.data.dataloader import DataLoader
     from torchspeed.engine.build import build
     from torchspeed.engine.resolve import process_environment
     from torchspeed.engine.rundir import RunDirectory
@@ -17,12 +18,15 @@ if TYPE_CHECKING:
     from torchspeed.lever import Guarantee, Lever, Stage
     from torchspeed.load import load_job, plan_beside
     from torchspeed.machine import Machine
+    from torchspeed.measure.explain import Explanation, explain
     from torchspeed.measurement import Measurement
     from torchspeed.models import summary
     from torchspeed.plan import Plan
     from torchspeed.run import Run
 
 _HOMES = {
+    "DataLoader": "data.dataloader",
+    "Explanation": "measure.explain",
     "Facts": "facts",
     "Goal": "job",
     "Guarantee": "lever",
@@ -36,6 +40,7 @@ _HOMES = {
     "RunDirectory": "engine.rundir",
     "Stage": "lever",
     "build": "engine.build",
+    "explain": "measure.explain",
     "load_job": "load",
     "plan_beside": "load",
     "process_environment": "engine.resolve",
@@ -46,6 +51,8 @@ _HOMES = {
 _MODULES = ("errors", "models", "optim")
 
 __all__ = [
+    "DataLoader",
+    "Explanation",
     "Facts",
     "Goal",
     "Guarantee",
@@ -59,6 +66,7 @@ __all__ = [
     "RunDirectory",
     "Stage",
     "build",
+    "explain",
     "load_job",
     "plan_beside",
     "process_environment",

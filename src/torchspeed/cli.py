@@ -39,6 +39,21 @@ def common(
 
 
 @app.command()
+def explain(
+    job: Annotated[str, typer.Argument(metavar="JOB", help="job.py, job.py:name, package.module:name, or a recipe.")],
+    data: Annotated[str | None, typer.Option(help="Folder or file that the job reads its data from.")] = None,
+    plan: Annotated[Path | None, typer.Option(help="A plan (TOML). Default: JOB.plan.toml beside the job.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="lever=option, over the plan. Repeatable.")] = None,
+    as_written: Annotated[bool, typer.Option("--as-written", help="No plan, even if one is beside the job.")] = False,
+    device: Annotated[str | None, typer.Option(help="cuda, mps or cpu. Default: the first that is there.")] = None,
+) -> None:
+    """Show what is done with the data of JOB, where, and why."""
+    chosen, _ = _plan(job, plan, set_ or [], as_written)
+    reference = {"job": _absolute(job), "data": data and os.path.abspath(data)}
+    typer.echo(str(torchspeed.explain(_load(reference), chosen, device=device)))
+
+
+@app.command()
 def train(
     job: Annotated[
         str | None,

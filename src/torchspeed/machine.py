@@ -3,6 +3,7 @@
 import functools
 import os
 import platform
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -61,11 +62,11 @@ class Machine:
             device_memory=memory,
             compute_capability=capability,
             cpu=cpu,
-            cores=_cores(),
+            cores=usable_cores(),
             memory=_memory(),
             instruction_sets=sets,
             system=f"{platform.system()} {platform.machine()}",
-            versions=_versions(),
+            versions=versions(),
         )
 
     @property
@@ -82,6 +83,23 @@ class Machine:
             return f"cpu: {self.cpu}, {host} · torch {versions['torch']}"
         count = f"{self.device_count} × " if self.device_count > 1 else ""
         return f"{self.device}: {count}{self.device_name}; {self.cpu}, {host} · torch {versions['torch']}"
+
+
+def cache_folder() -> Path:
+    """Where what was computed once is kept for this user, unless another folder is named."""
+    return Path(environment("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchspeed"
+
+
+def free_memory() -> int:
+    """Bytes that can be had without swapping: what the system says, or what is left of a container's share."""
+    free = _memory()
+    with suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = 1024 * int(next(line.split()[1] for line in lines if line.startswith("MemAvailable")))
+    with suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return max(free, 0)
 
 
 def environment(name: str) -> str | None:
@@ -103,7 +121,8 @@ def _why_missing(device: str) -> str:
     return "this is not a Mac with an Apple GPU, or PyTorch is built without MPS"
 
 
-def _cores() -> int:
+def usable_cores() -> int:
+    """Cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -138,7 +157,8 @@ def _own_version() -> str:
         return "not installed"
 
 
-def _versions() -> tuple[tuple[str, str], ...]:
+def versions() -> tuple[tuple[str, str], ...]:
+    """(name, version) of what results depend on."""
     return (
         ("torchspeed", _own_version()),
         ("python", platform.python_version()),

@@ -20,12 +20,14 @@ ContextFactory = Callable[[], AbstractContextManager[Any]]
 class Loader(Protocol):
     """What a run reads batches from.
 
-    workers: processes that load ahead; 0 loads in the training process. samples: in an epoch's data.
+    workers: threads or processes that load ahead; 0 loads in place. prefetch: batches that each of them is ahead.
+    samples: in an epoch's data.
     ``epoch`` gives the batches of an epoch from ``start`` on; ``batch`` one of them, loaded in this process;
     ``sample_ids`` the samples in it.
     """
 
     workers: int
+    prefetch: int
     batch_size: int
     samples: int
 

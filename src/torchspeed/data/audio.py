@@ -1,7 +1,7 @@
 """Recordings of speech, and batches of waveforms of one length.
 
-Recordings are ragged, so they lie end to end in one buffer with offsets: no object per recording, and a batch is
-one strided copy out of the buffer. What it picks up of the neighbours is then silenced.
+Recordings are ragged, so they lie end to end in one buffer with offsets: no object per recording, and a batch is one
+pass that reads each of them where it lies and writes it, with silence around it, where it is wanted.
 """
 
 import re
@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchspeed.data.batched import BatchedDataset
+from torchspeed.data.buffers import Buffers
+from torchspeed.data.kernels.windows import waveform_windows
 from torchspeed.data.random import Keys, integers, uniform
+from torchspeed.data.resample_audio import resample
 from torchspeed.data.wav import read_wav
 from torchspeed.errors import DataError
 
@@ -76,6 +79,37 @@ def read_spoken_digits(folder: str | Path) -> tuple[Recordings, Recordings]:
     return Recordings.of(*splits[False], first_rate), Recordings.of(*splits[True], first_rate)
 
 
+def read_wav_folder(folder: str | Path, sample_rate: int | None = None) -> tuple[Recordings, tuple[str, ...]]:
+    """(recordings, class names) of a folder with one sub-folder per class; label ``i`` is the i-th name in order.
+
+    Every ``.wav`` file below a class's folder belongs to it. ``sample_rate`` in Hz: all are resampled to it; without it
+    they must have one rate. Raises ``DataError`` naming the file, or the class without any.
+    """
+    folder = Path(folder)
+    classes = sorted(path for path in folder.glob("*") if path.is_dir() and not path.name.startswith("."))
+    if not classes:
+        raise DataError(
+            f"{folder}: no such folder, or no folders in it; expected is one folder of .wav files per class"
+        )
+    files: list[tuple[int, Path]] = []
+    for label, one_class in enumerate(classes):
+        found = sorted(path for path in one_class.rglob("*") if path.suffix.lower() == ".wav")
+        if not found:
+            raise DataError(f"{one_class}: no .wav file in it; every folder in {folder} is taken for a class")
+        files += [(label, path) for path in found]
+    rate = sample_rate or read_wav(files[0][1])[1]
+    waveforms = []
+    for _, path in files:
+        waveform, its_rate = read_wav(path)
+        if its_rate != rate and sample_rate is None:
+            raise DataError(f"{path}: {its_rate} Hz where {files[0][1]} has {rate} Hz; give sample_rate=")
+        try:
+            waveforms.append(resample(waveform, its_rate, rate))
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+    return Recordings.of(waveforms, [label for label, _ in files], rate), tuple(path.name for path in classes)
+
+
 class Waveforms(BatchedDataset):
     """Recordings cut or padded with silence to ``length`` samples, the middle kept in the middle.
 
@@ -83,30 +117,26 @@ class Waveforms(BatchedDataset):
     ``gain_db``: decibels to amplify or attenuate by, at most. Without these a batch does not depend on its keys.
     """
 
+    threads = True
+
     def __init__(self, recordings: Recordings, length: int, *, shift: int = 0, gain_db: float = 0.0) -> None:
         if length < 1 or shift < 0 or gain_db < 0:
             raise DataError(f"length={length} must be above 0, shift={shift} and gain_db={gain_db} at least 0")
         self.labels, self.length, self.shift, self.gain_db = recordings.labels, length, shift, gain_db
+        self.samples = recordings.samples.numpy()
         self.starts, self.counts = recordings.offsets[:-1], np.diff(recordings.offsets)
-        # Silence at both ends, so that no window leaves the buffer.
-        self.margin = length + shift
-        silence = torch.zeros(self.margin)
-        self.buffer = torch.cat([silence, recordings.samples, silence]).numpy()
+        self.buffers = Buffers()
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def batch(self, indices: NDArray[np.int64], keys: Keys) -> tuple[Tensor, Tensor]:
         counts = self.counts[indices]
-        lead = (self.length - counts) // 2  # samples of silence before the recording, or below 0, cut from it
+        leads = (self.length - counts) // 2  # samples of silence before the recording, or below 0, cut from it
         if self.shift:
-            lead = lead + integers(keys, _SHIFT_STREAM, -self.shift, self.shift + 1)
-        windows = np.lib.stride_tricks.sliding_window_view(self.buffer, self.length)
-        waveforms = windows[self.margin + self.starts[indices] - lead]
-        places = np.arange(self.length)
-        neighbours = (places < lead[:, None]) | (places >= (lead + counts)[:, None])
-        batch = torch.from_numpy(waveforms).masked_fill_(torch.from_numpy(neighbours), 0.0)
-        if self.gain_db:
-            decibels = self.gain_db * (2 * uniform(keys, _GAIN_STREAM) - 1)
-            batch.mul_(torch.from_numpy((10 ** (decibels / 20)).astype(np.float32))[:, None])
-        return batch, self.labels.index_select(0, torch.from_numpy(indices))
+            leads = leads + integers(keys, _SHIFT_STREAM, -self.shift, self.shift + 1)
+        decibels = self.gain_db * (2 * uniform(keys, _GAIN_STREAM) - 1)
+        gains = (10 ** (decibels / 20)).astype(np.float32)
+        out = self.buffers.take((len(indices), self.length), np.float32)
+        waveform_windows(self.samples, self.starts[indices], counts, leads, gains, out)
+        return torch.from_numpy(out), torch.from_numpy(self.labels.numpy()[indices])

@@ -9,6 +9,7 @@ function of (seed, epoch, index). So a batch is a pure function of its arguments
 """
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,24 +17,38 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from torchspeed.batch import map_tensors
 from torchspeed.data.random import Keys, sample_keys
 
 
-class BatchedDataset(Dataset[tuple[Tensor, ...]], ABC):
-    """Implement ``__len__`` and ``batch``; ``__getitem__`` follows (sample ``i`` as in epoch 0 of seed 0)."""
+class BatchedDataset(Dataset[Any], ABC):
+    """Implement ``__len__`` and ``batch``; ``__getitem__`` follows (sample ``i`` as in epoch 0 of seed 0).
+
+    threads: whether ``batch`` can be called in several threads at once and they do not wait for each other, because
+    it spends its time in code that releases the interpreter lock. Otherwise workers are processes.
+    """
+
+    threads: bool = False
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def batch(self, indices: NDArray[np.int64], keys: Keys) -> tuple[Tensor, ...]:
+    def batch(self, indices: NDArray[np.int64], keys: Keys) -> Any:
         """``indices``: int64 [B]; ``keys``: uint64 [B]; returns tensors whose first dimension is B."""
 
-    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+    def __getitem__(self, index: int) -> Any:
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of a dataset of {len(self)}")
         indices = np.array([index], np.int64)
-        return tuple(part[0] for part in self.batch(indices, sample_keys(0, 0, indices)))
+        return map_tensors(self.batch(indices, sample_keys(0, 0, indices)), lambda tensor: tensor[0])
+
+
+class Prepared(ABC):
+    """A dataset with work to do once, before its first batch and before workers are started."""
+
+    @abstractmethod
+    def prepare(self) -> None: ...
 
 
 class TensorBatches(BatchedDataset):

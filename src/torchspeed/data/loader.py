@@ -2,32 +2,39 @@
 
 A ``DataLoader`` draws its order from the global generator and gives every worker a generator of its own, so another
 number of workers is another training, and a resumed run must skip through the batches it has seen. Here the order of
-an epoch is a counter-based permutation, sliced where the run stands, and the generators that a dataset may use
-(Python's, NumPy's, PyTorch's) are set from each sample's key before it is asked for. With workers, PyTorch's own
-``DataLoader`` carries the batches; without, they are fetched in place, which for small steps is half of the time.
+an epoch is a counter-based permutation, sliced where the run stands, and each sample has a key of its own.
+
+Batches are fetched in place, which for small steps is half of the time; or ahead, in threads where the dataset's work
+releases the interpreter lock (machine code: nothing is copied from process to process), or else in processes, by
+PyTorch's own ``DataLoader``.
 """
 
-import random
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
-from torchspeed.data.batched import BatchedDataset
-from torchspeed.data.random import Keys, permutation, sample_keys
-from torchspeed.errors import DataError, TorchspeedError
-
-Request = tuple[NDArray[np.int64], Keys]  # the samples of a batch and their keys
-Collate = Callable[[list[Any]], Any]
+from torchspeed.data.batched import BatchedDataset, Prepared
+from torchspeed.data.fetch import Collate, Failure, Fetched, Fetcher, Request, generators_kept, seed_generators
+from torchspeed.data.random import permutation, sample_keys
+from torchspeed.errors import DataError
 
 
 class OrderedLoader:
-    """``epoch(e, start)`` gives the batches of epoch ``e`` from batch ``start`` on; starting late costs nothing."""
+    """``epoch(e, start)`` gives the batches of epoch ``e`` from batch ``start`` on; starting late costs nothing.
+
+    batch_size: samples over all ranks; rank r of ``world_size`` is given its share of each batch, so that the batches
+        do not depend on the number of ranks.
+    workers: threads or processes that load ahead; 0 loads in place. prefetch: batches that each of them is ahead.
+    sampler: indices of an epoch in their order, in place of ``shuffle``.
+    tolerate: samples that may be set aside because they cannot be read, over the life of the loader. Their batches are
+        smaller by them; ``set_aside`` says which they are and what they raised.
+    """
 
     def __init__(
         self,
@@ -39,36 +46,67 @@ class OrderedLoader:
         drop_last: bool = False,
         collate: Collate | None = None,
         workers: int = 0,
+        prefetch: int = 2,
+        rank: int = 0,
+        world_size: int = 1,
+        tolerate: int = 0,
+        sampler: Iterable[int] | None = None,
     ) -> None:
-        self.fetcher = _Fetcher(dataset, collate)
-        self.samples: int = len(dataset)  # type: ignore[arg-type]
+        self.collate = collate
+        self.sampler = sampler
+        self.tolerate = tolerate
+        self.set_aside: dict[int, str] = {}
+        self.samples: int = len(dataset if sampler is None else sampler)  # type: ignore[arg-type]
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
         self.drop_last = drop_last
         self.workers = workers
-        self._requests = _Requests()
-        self._pool: DataLoader[Any] | None = None
+        self.prefetch = prefetch
+        self.rank, self.world_size = rank, world_size
+        self.dataset = dataset
         if len(self) == 0:
             raise DataError(
                 f"no batch: {self.samples} samples, batch_size {batch_size}, drop_last=True; "
                 "use a smaller batch_size or drop_last=False"
             )
+        smallest = batch_size if drop_last else self.samples - (len(self) - 1) * batch_size
+        if smallest < world_size:
+            raise DataError(
+                f"a batch of {smallest} samples for {world_size} ranks; use drop_last=True or another batch_size"
+            )
+
+    @property
+    def dataset(self) -> Dataset[Any]:
+        """Another one of the same length may take its place between two epochs: the same data, loaded another way."""
+        return self._fetcher.dataset
+
+    @dataset.setter
+    def dataset(self, dataset: Dataset[Any]) -> None:
+        self._fetcher = Fetcher(dataset, self.collate, self.tolerate > 0)
+        self._processes: _Processes | None = None
 
     def __len__(self) -> int:
         return self.samples // self.batch_size if self.drop_last else -(-self.samples // self.batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
+        self._prepare()
+        requests = self.requests(epoch, start)
         if self.workers == 0:
-            return map(self.fetcher.fetch_here, self.requests(epoch, start))
-        if self._pool is None or self._pool.num_workers != self.workers:
-            self._pool = self._make_pool()
-        self._requests.pending = self.requests(epoch, start)
-        return self._iterate(self._pool)
+            return map(self._opened, map(self._fetcher.fetch_here, requests))
+        if self._fetcher.whole_batches and self.dataset.threads:  # type: ignore[attr-defined]
+            return map(self._opened, self._in_threads(requests))
+        if self._processes is None or (self._processes.workers, self._processes.prefetch) != (
+            self.workers,
+            self.prefetch,
+        ):
+            self._processes = _Processes(self._fetcher, self.workers, self.prefetch)
+        return map(self._opened, self._processes.fetch(requests))
 
     def batch(self, epoch: int, number: int) -> Any:
         """One batch, loaded in this process."""
-        return self.fetcher.fetch_here(next(self.requests(epoch, number)))
+        self._prepare()
+        return self._opened(self._fetcher.fetch_here(next(self.requests(epoch, number))))
 
     def sample_ids(self, epoch: int, number: int) -> list[int]:
         """Positions in the dataset of the samples of a batch."""
@@ -76,40 +114,94 @@ class OrderedLoader:
 
     def requests(self, epoch: int, start: int = 0) -> Iterator[Request]:
         """What to fetch for each batch that is left of the epoch; keys are hashed once for all of it."""
-        order = permutation(self.seed, epoch, self.samples) if self.shuffle else np.arange(self.samples)
-        keys = sample_keys(self.seed, epoch, order)
-        size = self.batch_size
-        return ((order[i * size : (i + 1) * size], keys[i * size : (i + 1) * size]) for i in range(start, len(self)))
+        if self.sampler is not None:
+            order, keys = self._sampled(self.sampler, epoch)
+        else:
+            order = permutation(self.seed, epoch, self.samples) if self.shuffle else np.arange(self.samples)
+            keys = sample_keys(self.seed, epoch, order)
+        for number in range(start, len(self)):
+            first = number * self.batch_size
+            count = min(self.batch_size, self.samples - first)
+            share = slice(
+                first + count * self.rank // self.world_size, first + count * (self.rank + 1) // self.world_size
+            )
+            yield order[share], keys[share]
 
-    def _make_pool(self) -> DataLoader[Any]:
+    def _sampled(self, sampler: Iterable[int], epoch: int) -> Request:
+        """The order of a sampler, whose draws follow from (seed, epoch); a sample that comes again has another key."""
+        getattr(sampler, "set_epoch", lambda _: None)(epoch)
+        with generators_kept():
+            seed_generators(int(sample_keys(self.seed, epoch, np.array([-1]))[0]))
+            order = np.fromiter(sampler, np.int64)
+        by_value = np.argsort(order, kind="stable")
+        first = np.searchsorted(order[by_value], order[by_value])
+        again = np.empty_like(order)
+        again[by_value] = np.arange(len(order)) - first
+        return order, sample_keys(self.seed, epoch, order + again * len(self.dataset))  # type: ignore[arg-type]
+
+    def _prepare(self) -> None:
+        if isinstance(self.dataset, Prepared):
+            self.dataset.prepare()
+
+    def _opened(self, fetched: Fetched) -> Any:
+        self.set_aside.update(fetched.set_aside)
+        if len(self.set_aside) > self.tolerate:
+            told = "; ".join(f"{index}: {why}" for index, why in sorted(self.set_aside.items())[:4])
+            raise DataError(
+                f"{len(self.set_aside)} samples cannot be read, more than the {self.tolerate} that may be set aside: {told}"
+            )
+        return fetched.batch
+
+    def _in_threads(self, requests: Iterator[Request]) -> Iterator[Fetched]:
+        with ThreadPoolExecutor(self.workers, "torchspeed-loader") as pool:
+            ahead: deque[Future[Fetched]] = deque()
+            try:
+                for request in requests:
+                    ahead.append(pool.submit(self._fetcher.fetch, request))
+                    if len(ahead) > self.workers * self.prefetch:
+                        yield ahead.popleft().result()
+                while ahead:
+                    yield ahead.popleft().result()
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+
+class _Processes:
+    """Worker processes that stay from epoch to epoch."""
+
+    def __init__(self, fetcher: Fetcher, workers: int, prefetch: int) -> None:
+        self.workers, self.prefetch = workers, prefetch
+        self._requests = _Requests()
         with warnings.catch_warnings():  # how many workers are too many is measured, not guessed
             warnings.filterwarnings("ignore", message="This DataLoader will create")
-            return DataLoader(
-                self.fetcher,
+            self._loader: DataLoader[Any] = DataLoader(
+                fetcher,
                 batch_sampler=self._requests,  # type: ignore[arg-type]
-                num_workers=self.workers,
+                num_workers=workers,
+                prefetch_factor=prefetch,
                 collate_fn=_as_it_is,
                 persistent_workers=True,
                 multiprocessing_context="fork",  # a job's own classes and lambdas need not be pickled
                 worker_init_fn=_single_thread,
             )
 
-    @staticmethod
-    def _iterate(pool: DataLoader[Any]) -> Iterator[Any]:
+    def fetch(self, requests: Iterator[Request]) -> Iterator[Fetched]:
+        self._requests.pending = requests
         # DataLoader draws a base seed for its workers from the global generator; ours must not move.
         with generators_kept(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="This DataLoader will create")
-            batches = iter(pool)
+            batches = iter(self._loader)
         while True:
             try:
-                batch = next(batches)
+                fetched = next(batches)
             except StopIteration:
                 return
             except RuntimeError as error:
                 raise DataError(f"a loader worker ended: {str(error).splitlines()[0]}") from error
-            if isinstance(batch, _Failure):
-                raise batch.error()
-            yield batch
+            if isinstance(fetched, Failure):
+                raise fetched.error()
+            yield fetched
 
 
 class _Requests:
@@ -121,99 +213,9 @@ class _Requests:
         return self.pending
 
 
-class _Fetcher(Dataset[Any]):
-    """(indices, keys) -> batch; ``__getitems__`` is what ``DataLoader`` calls in a worker."""
-
-    def __init__(self, dataset: Dataset[Any], collate: Collate | None) -> None:
-        self.dataset = dataset
-        self.collate = collate or default_collate
-        self.whole_batches = isinstance(dataset, BatchedDataset) and collate is None
-
-    def fetch_here(self, request: Request) -> Any:
-        """In the training process, whose generators must not move (model and dropout draw from them)."""
-        if self.whole_batches:
-            return self.fetch(request)
-        with generators_kept():
-            return self.fetch(request)
-
-    def __getitems__(self, request: Request) -> Any:
-        try:
-            return self.fetch(request)
-        except TorchspeedError as error:  # DataLoader would rebuild it around a whole traceback
-            return _Failure(error)
-
-    def fetch(self, request: Request) -> Any:
-        indices, keys = request
-        if self.whole_batches:
-            try:
-                return self.dataset.batch(indices, keys)  # type: ignore[attr-defined]
-            except TorchspeedError:
-                raise
-            except Exception as error:
-                what = f"the batch of samples {_few(indices)} raised {type(error).__name__}: {error}{_where(error)}"
-                raise DataError(what) from error
-        samples = []
-        for index, key in zip(indices.tolist(), keys.tolist(), strict=True):
-            _seed_generators(key)
-            try:
-                samples.append(self.dataset[index])
-            except TorchspeedError:
-                raise
-            except Exception as error:
-                raise DataError(f"sample {index} raised {type(error).__name__}: {error}{_where(error)}") from error
-        try:
-            return self.collate(samples)
-        except Exception as error:
-            raise DataError(
-                f"the samples {_few(indices)} cannot be put into one batch: {type(error).__name__}: {error}; "
-                "make their shapes equal or give collate="
-            ) from error
-
-
-class _Failure:
-    def __init__(self, error: TorchspeedError) -> None:
-        self.kind = type(error)
-        self.message = str(error)
-
-    def error(self) -> TorchspeedError:
-        error = self.kind.__new__(self.kind)  # some take other arguments than their message
-        Exception.__init__(error, self.message)
-        return error
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
+def _as_it_is(fetched: Any) -> Any:
+    return fetched
 
 
 def _single_thread(worker: int) -> None:
     torch.set_num_threads(1)
-
-
-def _seed_generators(key: int) -> None:
-    random.seed(key)
-    np.random.seed(key & 0xFFFFFFFF)
-    torch.default_generator.manual_seed(key)
-
-
-@contextmanager
-def generators_kept() -> Iterator[None]:
-    """Whatever is drawn inside from Python's, NumPy's and PyTorch's generators, they continue as before."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-
-
-def _where(error: BaseException) -> str:
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return "" if trace is None else f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})"
-
-
-def _few(indices: NDArray[np.int64]) -> str:
-    shown = ", ".join(map(str, indices[:4].tolist()))
-    return shown + (", …" if len(indices) > 4 else "")

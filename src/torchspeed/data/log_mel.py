@@ -30,8 +30,8 @@ class LogMel(nn.Module):
 
     ``n_fft``: window in samples; ``hop``: samples from one window to the next; ``floor``: the least power, so that
     silence has a logarithm. Without parameters. The tables are buffers, so they move with the module, but stay out
-    of its ``state_dict``: they follow from the arguments. Masking of bands and frames, as in SpecAugment, would go
-    behind it, on its output.
+    of its ``state_dict``: they follow from the arguments. ``Spectrograms`` computes the same in loader threads;
+    ``SpecAugment`` masks either's output.
     """
 
     window: Tensor

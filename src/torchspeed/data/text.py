@@ -1,8 +1,8 @@
 """Text as tokens, and windows of tokens in batches.
 
-A language model reads T tokens and predicts, at each, the next one; so a sample is T + 1 tokens in a row, and a batch
-of samples is one strided copy out of a buffer that may be memory-mapped. Tokens are kept in the smallest type
-that holds them (one byte for up to 256 characters) and widened in the batch alone.
+A language model reads T tokens and predicts, at each, the next one; so a sample is T + 1 tokens in a row. Tokens are
+kept in the smallest type that holds them (one byte for up to 256 characters), maybe in a mapped file, and widened in
+the batch alone: one pass reads T + 1 bytes and writes 16 T, so that it is the memory, written to, that limits it.
 """
 
 import sysconfig
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchspeed.data.batched import BatchedDataset
+from torchspeed.data.buffers import Buffers
+from torchspeed.data.kernels.windows import token_windows
 from torchspeed.data.random import Keys, uniform
 from torchspeed.errors import DataError
 
@@ -124,6 +126,8 @@ class TokenWindows(BatchedDataset):
     Raises ``DataError`` if there are not length + 1 tokens.
     """
 
+    threads = True
+
     def __init__(self, tokens: NDArray[Any], length: int, *, random: bool) -> None:
         if length < 1 or tokens.ndim != 1 or tokens.dtype.kind not in "ui":
             raise DataError(
@@ -131,23 +135,24 @@ class TokenWindows(BatchedDataset):
             )
         if len(tokens) < length + 1:
             raise DataError(f"{len(tokens)} tokens; windows of {length} need {length + 1} at least")
-        self.tokens, self.length, self.random = tokens, length, random
+        # Only tokens in another byte order, or with gaps between them, are copied.
+        self.tokens = np.ascontiguousarray(tokens, tokens.dtype.newbyteorder("="))
+        self.length, self.random = length, random
+        self.buffers = Buffers()
 
     def __len__(self) -> int:
         return len(self.tokens) // self.length if self.random else -(-(len(self.tokens) - 1) // self.length)
 
     def batch(self, indices: NDArray[np.int64], keys: Keys) -> tuple[Tensor, Tensor]:
-        view = np.lib.stride_tricks.sliding_window_view(self.tokens, self.length + 1)
-        last = len(view) - 1
+        last = len(self.tokens) - self.length - 1
         if self.random:
-            places = (indices + uniform(keys, _START_STREAM)) * (len(view) / len(self))
+            places = (indices + uniform(keys, _START_STREAM)) * ((last + 1) / len(self))
             starts = np.minimum(places.astype(np.int64), last)  # rounding could go one too far
+            already = np.zeros_like(starts)
         else:
             starts = np.minimum(indices * self.length, last)
-        windows = view[starts]
-        inputs = torch.from_numpy(windows[:, :-1].astype(np.int64))
-        targets = torch.from_numpy(windows[:, 1:].astype(np.int64))
-        if not self.random:
-            already = (indices * self.length - starts)[:, None] > np.arange(self.length)
-            targets.masked_fill_(torch.from_numpy(already), IGNORED)
-        return inputs, targets
+            already = indices * self.length - starts
+        inputs = self.buffers.take((len(indices), self.length), np.int64)
+        targets = self.buffers.take((len(indices), self.length), np.int64)
+        token_windows(self.tokens, starts, already, IGNORED, inputs, targets)
+        return torch.from_numpy(inputs), torch.from_numpy(targets)

@@ -19,6 +19,7 @@ from torchspeed.errors import DataError
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _MAX_CHANNELS, _MAX_SAMPLE_RATE = 64, 1_000_000
+_MAX_BYTES = 8 + 0xFFFFFFFF  # lengths have 32 bits
 
 
 def read_wav(path: str | Path) -> tuple[Tensor, int]:
@@ -28,6 +29,9 @@ def read_wav(path: str | Path) -> tuple[Tensor, int]:
     """
     path = Path(path)
     try:
+        size = path.stat().st_size
+        if size > _MAX_BYTES:
+            raise DataError(f"{path}: {size:,} bytes; a wav file cannot be longer than 4 GiB: cut it into pieces")
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error

@@ -26,6 +26,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
+from torchspeed import durable
 from torchspeed.engine.state import Tree, decode, encode
 from torchspeed.errors import CheckpointError, StorageError
 
@@ -63,12 +64,12 @@ def save(folder: Path, step: int, state: dict[str, Tree], about: dict[str, Any],
         manifest = {"format": FORMAT, "step": step, "about": about, "files": files}
         manifest["digest"] = _manifest_digest(manifest)
         _write(scratch / MANIFEST, json.dumps(manifest, indent=1).encode())
-        _fsync_directory(scratch)
+        durable.fsync_folder(scratch)
         aside = target.with_name(f"{target.name}~")
         if target.exists():
             target.rename(aside)  # still found by newest() should we die before the next line
         scratch.rename(target)
-        _fsync_directory(folder)
+        durable.fsync_folder(folder)
         shutil.rmtree(aside, ignore_errors=True)
         _publish(folder / "latest", target.name)
     except OSError as error:
@@ -132,10 +133,7 @@ def _contents(state: dict[str, Tree]) -> Iterator[tuple[str, bytes]]:
 
 
 def _write(path: Path, content: bytes) -> dict[str, Any]:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    durable.write(path, content)
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
@@ -143,15 +141,7 @@ def _publish(path: Path, text: str) -> None:
     scratch = path.with_name(f".{path.name}-{os.getpid()}")
     _write(scratch, text.encode())
     scratch.replace(path)
-    _fsync_directory(path.parent)
-
-
-def _fsync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    durable.fsync_folder(path.parent)
 
 
 def _prune(folder: Path, keep: int) -> None:

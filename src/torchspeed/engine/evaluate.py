@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torchspeed.batch import batch_length
-from torchspeed.data.loader import generators_kept
+from torchspeed.data.fetch import generators_kept
 from torchspeed.engine.step import to_device
 from torchspeed.errors import JobError
 from torchspeed.job import Batch, Job

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from torchspeed.data.batched import TensorBatches
-from torchspeed.data.loader import OrderedLoader, generators_kept
+from torchspeed.data.fetch import generators_kept
+from torchspeed.data.loader import OrderedLoader
 from torchspeed.engine import locate
 from torchspeed.engine.evaluate import device_generator_kept, sums
 from torchspeed.engine.step import to_device
@@ -157,7 +158,7 @@ def _check_all_labels(run: Run, job: Job, output: Any, target: Any) -> None:
     for what, loader in (("train", run.loader), ("valid", run.valid)):
         if classes is None or not isinstance(loader, OrderedLoader):
             continue
-        data = loader.fetcher.dataset
+        data = loader.dataset
         if isinstance(data, TensorBatches) and (bad := _out_of_range(data.tensors[-1], classes, job)) is not None:
             labels = data.tensors[-1]
             sample = bad // max(1, labels[0].numel())

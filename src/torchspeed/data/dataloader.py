@@ -1,0 +1,190 @@
+"""``torchspeed.DataLoader``: PyTorch's, as a drop-in, with the pipeline behind it compiled.
+
+    for images, labels in torchspeed.DataLoader(dataset, batch_size=256, shuffle=True, seed=0):
+
+The dataset is the one that people have, torchvision transforms and all. Order and augmentation follow from (seed,
+epoch, index): they are the same for any number of workers and ranks, and a run resumes in mid-epoch at no cost.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+
+from torchspeed.data.device_feed import DeviceFeed
+from torchspeed.data.fetch import generators_kept, seed_generators
+from torchspeed.data.loader import OrderedLoader
+from torchspeed.data.pipeline.compile import compile_loader
+from torchspeed.data.pipeline.compiled import Compiled
+from torchspeed.data.pipeline.settings import Decode, Placement, Settings
+from torchspeed.data.pipeline.table import render
+from torchspeed.data.random import sample_keys
+from torchspeed.data.source import as_dataset
+from torchspeed.errors import JobError, NotApplicable
+from torchspeed.machine import usable_cores
+
+
+class DataLoader:
+    """Batches of ``dataset``; each pass over the loader is the next epoch.
+
+    dataset, batch_size, shuffle, sampler, num_workers, collate_fn, drop_last, prefetch_factor: as PyTorch's. With a
+        ``collate_fn`` nothing is compiled: it is given single samples. num_workers: None is one thread per core where
+        the pipeline is compiled, and none where it is not. batch_size counts the samples over all ranks.
+    seed: of order and augmentation. rank, world_size: this process's share of every batch.
+    device: where the batches go.
+    dtype, memory_format: of the images; None: as the transforms give them.
+    placement, decode, cache_dir, budget_bytes: see ``torchspeed.data.pipeline.settings.Settings``.
+    batch_transform: a function of a whole batch, such as MixUp or CutMix of torchvision.transforms.v2, which is given
+        the batch as its arguments. Its draws follow from (seed, epoch, number of the batch).
+    max_bad_samples: how many samples that cannot be read may be set aside; see ``set_aside``.
+
+    ``repr`` shows what is done where. Raises JobError and DataError for what cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int = 1,
+        shuffle: bool = False,
+        sampler: Sampler[int] | None = None,
+        *,
+        seed: int = 0,
+        device: str | torch.device | None = None,
+        num_workers: int | None = None,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        drop_last: bool = False,
+        prefetch_factor: int = 2,
+        dtype: torch.dtype | None = None,
+        memory_format: torch.memory_format = torch.contiguous_format,
+        placement: Placement = "auto",
+        decode: Decode = "exact",
+        cache_dir: str | Path | None = None,
+        budget_bytes: int | None = None,
+        batch_transform: Callable[..., Any] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        max_bad_samples: int = 0,
+    ) -> None:
+        if sampler is not None and shuffle:
+            raise JobError("sampler and shuffle exclude each other: the sampler is the order")
+        self.dataset = dataset
+        self.sampler, self.collate_fn, self.batch_transform = sampler, collate_fn, batch_transform
+        self.device = torch.device(device or "cpu")
+        self.notes: list[str] = []
+        self._loader = OrderedLoader(
+            as_dataset(dataset, "dataset"),
+            batch_size,
+            seed=seed,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            collate=collate_fn,
+            prefetch=prefetch_factor,
+            rank=rank,
+            world_size=world_size,
+            tolerate=max_bad_samples,
+            sampler=sampler,
+        )
+        settings = Settings(
+            placement=placement,
+            decode=decode,
+            dtype=dtype,
+            channels_last=memory_format == torch.channels_last,
+            device=self.device,
+            cache_dir=None if cache_dir is None else Path(cache_dir),
+            budget_bytes=budget_bytes,
+        )
+        try:
+            compile_loader(self._loader, **vars(settings))
+        except NotApplicable as reason:
+            self.notes.append(f"as written: {reason}")
+        if num_workers is None:
+            num_workers = usable_cores() if getattr(self._loader.dataset, "threads", False) else 0
+        self._loader.workers = num_workers
+        self._feed = DeviceFeed(self.device)
+        self.epoch = 0
+        self._given = 0  # batches of this epoch
+        self._resumed = False
+
+    @property
+    def batch_size(self) -> int:
+        return self._loader.batch_size
+
+    @property
+    def drop_last(self) -> bool:
+        return self._loader.drop_last
+
+    @property
+    def num_workers(self) -> int:
+        return self._loader.workers
+
+    @property
+    def set_aside(self) -> dict[int, str]:
+        """Samples that could not be read, by position in the dataset, and what they raised."""
+        return self._loader.set_aside
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._given and not self._resumed:
+            self.set_epoch(self.epoch + 1)  # the last pass was broken off
+        self._resumed = False
+        epoch, start = self.epoch, self._given
+        for number, batch in enumerate(self._feed.moved(self._loader.epoch(epoch, start)), start):
+            self._given = number + 1
+            yield self._transformed(batch, epoch, number)
+        self.set_epoch(epoch + 1)
+
+    def set_epoch(self, epoch: int) -> None:
+        """The next pass is this epoch, from its beginning."""
+        self.epoch, self._given = epoch, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader stands: after the batch that was given last."""
+        return {"epoch": self.epoch, "batch": self._given, **self._identity()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there: the next pass begins with the batch after. Raises JobError for another loader's state."""
+        for name, mine in self._identity().items():
+            if state.get(name) != mine:
+                raise JobError(f"the state is of a loader with {name}={state.get(name)}; this one has {name}={mine}")
+        self.epoch, self._given = divmod(state["epoch"] * len(self) + state["batch"], len(self))
+        self._resumed = True
+
+    def __repr__(self) -> str:
+        compiled = self._loader.dataset
+        kind = "threads" if getattr(compiled, "threads", False) else "processes"
+        head = (
+            f"torchspeed.DataLoader: {self._loader.samples} samples, batch_size {self.batch_size}, "
+            f"{self.num_workers or 'no'} {kind}"
+        )
+        lines = [head, *self.notes]
+        if isinstance(compiled, Compiled):
+            lines.append(render(compiled.rows))
+            if compiled.build_seconds is not None:
+                lines.append(f"what is kept took {compiled.build_seconds:.1f} s to compute")
+        return "\n".join(lines)
+
+    def _identity(self) -> dict[str, Any]:
+        loader = self._loader
+        return {
+            "seed": loader.seed,
+            "samples": loader.samples,
+            "batch_size": loader.batch_size,
+            "shuffle": loader.shuffle,
+            "drop_last": loader.drop_last,
+        }
+
+    def _transformed(self, batch: Any, epoch: int, number: int) -> Any:
+        if self.batch_transform is None:
+            return batch
+        key = int(sample_keys(self._loader.seed, epoch, np.array([~number]))[0])
+        with generators_kept():
+            seed_generators(key)
+            return self.batch_transform(*batch) if isinstance(batch, (tuple, list)) else self.batch_transform(batch)
+
+
+__all__ = ["DataLoader"]

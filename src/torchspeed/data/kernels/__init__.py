@@ -1,0 +1,1 @@
+"""Machine code for the loops over pixels, samples and tokens."""

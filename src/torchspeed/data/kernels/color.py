@@ -1,0 +1,127 @@
+"""Brightness, contrast, saturation and grey, in one pass over the images, by whichever rules the user's code rounds.
+
+The four blend the image with something: black, its mean grey, itself in grey. Pillow and torchvision's functions for
+tensors mean the same by that and compute it differently: the luminance is rounded or cut off, the mean is rounded or
+not, the blend is ``d + a (x - d)`` or ``a x + (1 - a) d``, in float32, and what is lost last decides about a level.
+Over a chain of four such operations levels would add up, so each set of rules is followed to the last bit.
+
+Sources: Pillow, src/libImaging/Blend.c, Convert.c and PIL/ImageEnhance.py; torchvision, transforms/_functional_tensor.py
+and transforms/v2/functional/_color.py. PyTorch adds ``alpha * b`` to ``a`` with one rounding where the processor can.
+"""
+
+import numpy as np
+from numpy import float32 as f32
+from numpy import float64 as f64
+from numpy import int32 as i32
+from numpy import uint32 as u32
+from numpy.typing import NDArray
+
+from torchspeed.data.kernels.jit import kernel
+
+Pixels = NDArray[np.uint8]  # [B, H, W, C], changed in place
+Positions = NDArray[np.int64]  # [K], which images to change; parameters have a row for each of them
+PILLOW, TENSOR, TENSOR_V2 = range(3)
+
+
+@kernel
+def brightness(images: Pixels, positions: Positions, factors: NDArray[np.float64]) -> None:
+    """Blend with black, which all rules round alike. ``factors``: [K]."""
+    length = images.shape[1] * images.shape[2] * images.shape[3]
+    for k in range(len(positions)):
+        b = positions[k]
+        _blend_with_level(images[b].reshape(length), f32(0.0), factors[k], PILLOW)
+
+
+@kernel
+def contrast(images: Pixels, positions: Positions, factors: NDArray[np.float64], rules: int) -> None:
+    """Blend with the mean grey of the image."""
+    _, height, width, channels = images.shape
+    grey = np.empty(width * channels, np.uint8)
+    for k in range(len(positions)):
+        b = positions[k]
+        total = 0
+        for y in range(height):
+            _grey_row(images[b, y].reshape(width * channels), grey, channels, rules)
+            for i in range(width * channels):
+                total += i32(grey[i])
+        total //= channels  # every grey was counted once per channel
+        if rules == PILLOW:
+            mean = f32(int(total / (height * width) + 0.5))
+        else:
+            mean = f32(total) / f32(height * width)
+        _blend_with_level(images[b].reshape(height * width * channels), mean, factors[k], rules)
+
+
+@kernel
+def saturation(images: Pixels, positions: Positions, factors: NDArray[np.float64], rules: int) -> None:
+    """Blend with the image in grey. Nothing happens to images of one channel."""
+    _, height, width, channels = images.shape
+    if channels == 1:
+        return
+    grey = np.empty(width * channels, np.uint8)
+    for k in range(len(positions)):
+        b = positions[k]
+        factor, rest = f32(factors[k]), f32(1.0 - factors[k])
+        for y in range(height):
+            row = images[b, y].reshape(width * channels)
+            _grey_row(row, grey, channels, rules)
+            for i in range(len(row)):
+                row[i] = _blended(f32(row[i]), f32(grey[i]), factor, rest, rules)
+
+
+@kernel
+def grayscale(images: Pixels, positions: Positions, rules: int) -> None:
+    """Every channel becomes the luminance."""
+    _, height, width, channels = images.shape
+    grey = np.empty(width * channels, np.uint8)
+    for b in positions:
+        for y in range(height):
+            row = images[b, y].reshape(width * channels)
+            _grey_row(row, grey, channels, rules)
+            for i in range(len(row)):
+                row[i] = grey[i]
+
+
+@kernel
+def _blend_with_level(flat: NDArray[np.uint8], level: np.float32, ratio: float, rules: int) -> None:
+    factor, rest = f32(ratio), f32(1.0 - ratio)
+    for i in range(len(flat)):
+        flat[i] = _blended(f32(flat[i]), level, factor, rest, rules)
+
+
+@kernel
+def _blended(x: np.float32, other: np.float32, factor: np.float32, rest: np.float32, rules: int) -> np.uint8:
+    if rules == PILLOW:
+        value = other + factor * (x - other)
+    elif rules == TENSOR:
+        value = factor * x + rest * other
+    else:
+        value = f32(f64(rest) * f64(other) + f64(factor * x))  # a fused multiply-add, since float64 holds the product
+    return np.uint8(i32(min(max(value, f32(0.0)), f32(255.0))))
+
+
+@kernel
+def _grey_row(row: NDArray[np.uint8], grey: NDArray[np.uint8], channels: int, rules: int) -> None:
+    """The luminance of each pixel of a row [W C], once per channel."""
+    if channels == 1:
+        for i in range(len(row)):
+            grey[i] = row[i]
+    elif rules == PILLOW:
+        for i in range(len(row) // 3):
+            r, g, b = u32(row[3 * i]), u32(row[3 * i + 1]), u32(row[3 * i + 2])
+            level = np.uint8((r * u32(19595) + g * u32(38470) + b * u32(7471) + u32(0x8000)) >> u32(16))
+            grey[3 * i] = level
+            grey[3 * i + 1] = level
+            grey[3 * i + 2] = level
+    else:
+        for i in range(len(row) // 3):
+            r, g, b = f32(row[3 * i]), f32(row[3 * i + 1]), f32(row[3 * i + 2])
+            if rules == TENSOR:
+                value = f32(0.2989) * r + f32(0.587) * g + f32(0.114) * b
+            else:
+                value = f32(f64(f32(0.587)) * f64(g) + f64(f32(0.2989) * r))
+                value = f32(f64(f32(0.114)) * f64(b) + f64(value))
+            level = np.uint8(i32(value))
+            grey[3 * i] = level
+            grey[3 * i + 1] = level
+            grey[3 * i + 2] = level

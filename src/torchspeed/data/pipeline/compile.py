@@ -1,0 +1,173 @@
+"""``compile_dataset``: read a dataset, plan what is done where, and prove the plan on some of its samples.
+
+The plan cuts the user's chain of transforms in two. What is deterministic at its beginning is done once, by the user's
+own code, and kept; where the cut falls is a matter of bytes, as keeping costs memory and reading it back costs
+bandwidth: it falls where an image is smallest. What follows is lowered to kernels, if all of it is known here; if not,
+it runs as it is written, from the kept image on.
+
+Nothing is taken on trust. What is kept was first computed again under other states of the generators; what is lowered
+was first compared, on sampled items and in several epochs, with what the user's code gives for the same draws.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from torchspeed.data.batched import BatchedDataset
+from torchspeed.data.loader import OrderedLoader
+from torchspeed.data.pipeline.build import Keep, build
+from torchspeed.data.pipeline.compiled import Compiled, Continued, Lowered
+from torchspeed.data.pipeline.determinism import varies
+from torchspeed.data.pipeline.held import levels_of
+from torchspeed.data.pipeline.keep import keep_samples
+from torchspeed.data.pipeline.operation import AsWritten, Operation, Unreadable
+from torchspeed.data.pipeline.parts import Parts
+from torchspeed.data.pipeline.program import Program
+from torchspeed.data.pipeline.prove import prove
+from torchspeed.data.pipeline.settings import Settings
+from torchspeed.data.pipeline.table import continued_rows, lowered_rows
+from torchspeed.data.sources.read import read_parts
+from torchspeed.data.sources.source import Holds, Opaque, Source
+from torchspeed.data.transforms.chain import read_chain
+from torchspeed.errors import NotApplicable
+from torchspeed.machine import free_memory
+from torchspeed.run import Loader
+
+_SAMPLED = 8  # items that a plan is made from and proved on
+
+
+def compile_dataset(dataset: Dataset[Any], settings: Settings) -> Compiled:
+    """A dataset that gives the same samples in whole batches, faster. Raises ``NotApplicable`` with the sentence why."""
+    if isinstance(dataset, BatchedDataset):
+        raise NotApplicable(f"{type(dataset).__name__} gives whole batches by itself")
+    try:
+        found = read_parts(dataset)
+        plans = [_Planner(source, settings).plan() for source in found.sources]
+    except (Opaque, Unreadable) as reason:
+        return keep_samples(dataset, settings, str(reason))
+    return plans[0] if len(plans) == 1 else Parts(plans, found.part, found.place)
+
+
+def compile_loader(loader: Loader, **changes: Any) -> None:
+    """From its next epoch on, ``loader`` loads from a compiled pipeline: with its settings so far, and ``changes``.
+
+    Raises ``NotApplicable`` with the sentence why the data stay as written.
+    """
+    if not isinstance(loader, OrderedLoader):
+        raise NotApplicable(f"the batches of a {type(loader).__name__} are made elsewhere")
+    if loader.collate is not None:
+        raise NotApplicable("the job has a collate function of its own, which is given single samples")
+    dataset, settings = loader.dataset, Settings()
+    if isinstance(dataset, Compiled) and dataset.origin is not None:
+        dataset, settings = dataset.origin
+    compiled = compile_dataset(dataset, replace(settings, **changes))
+    compiled.origin = dataset, replace(settings, **changes)
+    loader.dataset = compiled
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """The sampled images between two steps of the chain: where they could be kept."""
+
+    levels: list[NDArray[np.uint8]]
+    holds: Holds
+
+    @property
+    def mean_bytes(self) -> float:
+        return sum(image.nbytes for image in self.levels) / len(self.levels)
+
+
+@final
+class _Planner:
+    """One source on its way to a plan."""
+
+    def __init__(self, source: Source, settings: Settings) -> None:
+        self.source, self.settings = source, settings
+        self.items = np.unique(np.linspace(0, len(source) - 1, _SAMPLED).astype(np.int64))
+        self.raws = [source.raw(item)[0] for item in self.items.tolist()]
+        channels = {levels_of(raw).shape[2] for raw in self.raws}
+        if len(channels) > 1:
+            raise Unreadable("some images are grey and some are coloured")
+        self.channels = channels.pop()
+        self.steps = read_chain(source.transform, source.holds, self.channels)
+
+    def plan(self) -> Compiled:
+        stages = self._stages()
+        unknown = [k + 1 for k in range(max(stages)) if isinstance(self.steps[k], AsWritten)]
+        try:
+            keep = self._keep({k: stage for k, stage in stages.items() if k >= max(unknown, default=0)})
+            stage = stages[keep.cut]
+            channels = stage.levels[0].shape[2]
+            program = Program(self.steps[keep.cut :], stage.holds, channels, self.settings.dtype)
+            prove(program, self.source.transform, self.raws, stage.levels, self.items, self.settings.dtype)
+        except Unreadable as reason:
+            return self._continued(stages, str(reason))
+        return Lowered(
+            len(self.source),
+            lowered_rows(self.source, self.steps, keep, program, self.settings),
+            lambda: build(self.source, keep),
+            program,
+            self.settings,
+        )
+
+    def _continued(self, stages: dict[int, _Stage], why: str) -> Compiled:
+        """Kept where it can be, and as written from there."""
+        try:
+            keep = self._keep(stages)
+        except Unreadable as reason:
+            raise NotApplicable(f"{why}; and {reason}") from reason
+        if keep.placement == "none" or (keep.cut == 0 and self.source.levels is not None):
+            raise NotApplicable(why)
+        rows = continued_rows(self.source, self.steps, keep, why)
+        steps = self.steps[keep.cut :]
+        return Continued(len(self.source), rows, lambda: build(self.source, keep), steps, stages[keep.cut].holds)
+
+    def _stages(self) -> dict[int, _Stage]:
+        """The sampled images before the first step, after the first, …, as long as the steps are deterministic."""
+        images = list(self.raws)
+        stages = {0: _stage(images)}
+        for number, step in enumerate(self.steps):
+            maybe = isinstance(step, AsWritten) or (isinstance(step, Operation) and not step.random)
+            if not maybe or any(varies(lambda image=image: step.transform(image)) for image in images):  # type: ignore[misc]
+                break
+            images = [step.transform(image) for image in images]
+            try:
+                stages[number + 1] = _stage(images)
+            except Unreadable:  # floats, say: four times as large
+                break
+        return stages
+
+    def _keep(self, stages: dict[int, _Stage]) -> Keep:
+        """Where an image is smallest, and the later the better; at the beginning, if nothing is kept."""
+        if not stages:
+            raise Unreadable("what is not known here gives no image of bytes that could be kept")
+        cut = min(stages, key=lambda k: (stages[k].mean_bytes, -k))
+        in_place = cut == 0 and self.source.levels is not None
+        total_bytes = 0 if in_place else int(stages[cut].mean_bytes * len(self.source))
+        placement, budget = self.settings.placement, self.settings.budget_bytes
+        if self.settings.decode == "scaled":
+            if self.source.encoded is None:
+                raise NotApplicable(f"decode=scaled is for JPEG files; this is {self.source.kind}")
+            if placement not in ("auto", "none"):
+                raise NotApplicable(f"decode=scaled decodes each image anew and excludes placement={placement}")
+            placement = "none"
+        if placement == "auto":
+            fits = total_bytes <= (free_memory() // 2 if budget is None else budget)
+            placement = "ram" if fits else "mapped" if self.settings.cache_dir else "none"
+        if placement == "none":
+            if 0 not in stages:
+                raise Unreadable("what is not known here would have to be kept, and nothing is to be kept")
+            cut, total_bytes = 0, 0
+        if placement == "mapped" and (self.settings.cache_dir is None or self.source.identity() is None):
+            folder = "placement=mapped needs a folder: give cache_dir="
+            unknown = f"placement=mapped: nobody can tell whether the data behind {self.source.kind} have changed"
+            raise NotApplicable(folder if self.settings.cache_dir is None else unknown)
+        return Keep(cut, placement, self.steps[:cut], total_bytes, self.settings)
+
+
+def _stage(images: Sequence[Any]) -> _Stage:
+    return _Stage([levels_of(image) for image in images], "pil" if hasattr(images[0], "mode") else "uint8 tensor")

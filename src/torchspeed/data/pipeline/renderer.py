@@ -1,0 +1,70 @@
+"""``Renderer``: runs a program on the host, a chunk of a batch at a time."""
+
+from typing import Any, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from torchspeed.data.buffers import Buffers
+from torchspeed.data.kernels.erase import erase
+from torchspeed.data.kernels.gather import bits, conversion
+from torchspeed.data.pipeline.host import HostImages
+from torchspeed.data.pipeline.images import BLACK, Fill
+from torchspeed.data.pipeline.operation import Erase, Operation, Params
+from torchspeed.data.pipeline.program import Program, part
+from torchspeed.data.pipeline.stores import Levels
+from torchspeed.data.random import Keys
+
+_CHUNK_BYTES = 1 << 20  # levels on their way stay in the cache of a core
+
+@final
+class Renderer:
+    """channels_last: how images lie in memory. pinned: in page-locked memory, for a CUDA device."""
+
+    def __init__(self, program: Program, channels_last: bool, pinned: bool) -> None:
+        self.program, self.channels_last = program, channels_last
+        self.buffers, self.scratch = Buffers(pinned), Buffers()
+        self.conversion = conversion(program.table)
+
+    def images(self, levels: Levels, rows: NDArray[np.int64] | None, keys: Keys) -> Tensor:
+        """[B, C, H, W]. ``levels``, ``rows``: as a store gives them."""
+        everything = HostImages(levels, rows)
+        params, size = self.program.draw(keys, everything.heights, everything.widths)
+        return self.render(levels, rows, params, size)
+
+    def render(
+        self, levels: Levels, rows: NDArray[np.int64] | None, params: list[Params], size: tuple[int, int]
+    ) -> Tensor:
+        """The same, of what was drawn already: ``params`` and ``size`` as the program's ``draw`` gives them."""
+        program, (height, width) = self.program, size
+        batch = len(levels if rows is None else rows)
+        shape = (batch, height, width, program.channels)
+        if not self.channels_last:
+            shape = (batch, program.channels, height, width)
+        out = self.buffers.take(shape, bits(program.table).dtype)
+        chunk_size = max(1, _CHUNK_BYTES // (height * width * program.channels))
+        for start in range(0, batch, chunk_size):
+            chunk = slice(start, min(batch, start + chunk_size))
+            if isinstance(levels, np.ndarray):
+                images = HostImages(levels, np.arange(batch)[chunk] if rows is None else rows[chunk], self.scratch)
+            else:
+                images = HostImages(levels[chunk], None, self.scratch)
+            values = out[chunk].transpose(0, 3, 1, 2) if self.channels_last else out[chunk]
+            self._run(images, params, chunk, values)
+        tensor = torch.from_numpy(out).view(program.dtype)
+        return tensor.permute(0, 3, 1, 2) if self.channels_last else tensor
+
+    def _run(self, images: HostImages, params: list[Params], chunk: slice, out: NDArray[Any]) -> None:
+        program = self.program
+        for step, drawn in zip(program.steps, params, strict=True):
+            if isinstance(step, Operation):
+                step.apply(images, part(drawn, chunk))
+        fills = torch.stack([program.final_values(fill) for fill in images.fills or [BLACK]])
+        images.convert(self.conversion, bits(fills), out)
+        for step, drawn in zip(program.steps, params, strict=True):
+            if isinstance(step, Erase):
+                value = bits(program.final_values(Fill(step.value, step.stage)))
+                erase(out.transpose(0, 2, 3, 1), drawn[0][chunk], value)
+

@@ -1,0 +1,1 @@
+"""Datasets of every kind, taken apart for the compiler."""

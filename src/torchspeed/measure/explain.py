@@ -1,0 +1,54 @@
+"""``explain(job)``: what is done with the data, where, and why.
+
+So far it answers for the data pipeline: the plan that the compiler has for it, in use or not.
+"""
+
+from dataclasses import dataclass
+
+from torchspeed.data.loader import OrderedLoader
+from torchspeed.data.pipeline.compile import compile_dataset
+from torchspeed.data.pipeline.compiled import Compiled
+from torchspeed.data.pipeline.settings import Settings
+from torchspeed.data.pipeline.table import render
+from torchspeed.engine.build import build
+from torchspeed.errors import NotApplicable
+from torchspeed.job import Job
+from torchspeed.machine import Machine
+from torchspeed.plan import Plan
+from torchspeed.run import Loader
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """``machine`` and ``job``: a line each. ``pipelines``: for "train" and "valid", the plan as text."""
+
+    machine: str
+    job: str
+    pipelines: dict[str, str]
+
+    def __str__(self) -> str:
+        return "\n\n".join([f"{self.machine}\n{self.job}", *(f"{name}: {text}" for name, text in self.pipelines.items())])
+
+
+def explain(job: Job, plan: Plan = Plan(), *, device: str | None = None) -> Explanation:
+    """What ``torchspeed explain`` prints. Raises as ``build`` does."""
+    machine = Machine.detect(device)
+    run = build(job, plan, machine)
+    loaders = {"train": run.loader, "valid": run.valid}
+    pipelines = {name: _pipeline(loader) for name, loader in loaders.items() if loader is not None}
+    return Explanation(str(machine), f"job: {job.name}; plan: {plan}", pipelines)
+
+
+def _pipeline(loader: Loader) -> str:
+    if not isinstance(loader, OrderedLoader):
+        return f"the batches of a {type(loader).__name__} are made elsewhere"
+    compiled, head = loader.dataset, "compiled"
+    if not isinstance(compiled, Compiled):
+        head = "as written; with pipeline=compiled it would be"
+        try:
+            if loader.collate is not None:
+                raise NotApplicable("the job has a collate function of its own, which is given single samples")
+            compiled = compile_dataset(loader.dataset, Settings())
+        except NotApplicable as reason:
+            return f"as written: {reason}"
+    return f"{head}\n{render(compiled.rows)}"
