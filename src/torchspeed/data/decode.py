@@ -94,8 +94,9 @@ def decode_kinds(data: bytes, mode: Mode, name: Callable[[], str], kinds: Collec
 def decode_scaled(data: bytes, mode: Mode, name: Callable[[], str], at_least: tuple[int, int]) -> tuple[Levels, int]:
     """(levels, factor): the image at 1/8, 1/4, 1/2 or all of its side, the least that is still ``at_least``.
 
-    ``at_least``: (height, width) in pixels; uint8 [ceil(H / factor), ceil(W / factor), C]. Factor 1 is ``decode``, as
-    is any image that is not a JPEG. Errors are those of ``decode``.
+    ``at_least``: (height, width) in pixels; uint8 [ceil(H / factor), ceil(W / factor), C], where each pixel stands for
+    ``factor``² of the image, also where H or W is no multiple. Factor 1 is ``decode``, as is any image that is not a
+    JPEG. Errors are those of ``decode``.
     """
     header = _jpeg_header(data, name)
     factor = 1 if header is None else _factor(header, at_least)

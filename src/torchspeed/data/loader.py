@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from torchspeed.data.batched import BatchedDataset, Prepared
+from torchspeed.data.batched import Prepared
 from torchspeed.data.fetch import Collate, Failure, Fetched, Fetcher, Request, generators_kept, seed_generators
 from torchspeed.data.random import permutation, sample_keys
 from torchspeed.errors import DataError
@@ -147,9 +147,8 @@ class OrderedLoader:
         self.set_aside.update(fetched.set_aside)
         if len(self.set_aside) > self.tolerate:
             told = "; ".join(f"{index}: {why}" for index, why in sorted(self.set_aside.items())[:4])
-            raise DataError(
-                f"{len(self.set_aside)} samples cannot be read, more than the {self.tolerate} that may be set aside: {told}"
-            )
+            count = f"{len(self.set_aside)} samples cannot be read"
+            raise DataError(f"{count}, more than the {self.tolerate} that may be set aside: {told}")
         return fetched.batch
 
     def _in_threads(self, requests: Iterator[Request]) -> Iterator[Fetched]:

@@ -27,12 +27,14 @@ class Explanation:
     pipelines: dict[str, str]
 
     def __str__(self) -> str:
-        return "\n\n".join([f"{self.machine}\n{self.job}", *(f"{name}: {text}" for name, text in self.pipelines.items())])
+        parts = [f"{self.machine}\n{self.job}", *(f"{name}: {text}" for name, text in self.pipelines.items())]
+        return "\n\n".join(parts)
 
 
-def explain(job: Job, plan: Plan = Plan(), *, device: str | None = None) -> Explanation:
+def explain(job: Job, plan: Plan | None = None, *, device: str | None = None) -> Explanation:
     """What ``torchspeed explain`` prints. Raises as ``build`` does."""
     machine = Machine.detect(device)
+    plan = plan or Plan()
     run = build(job, plan, machine)
     loaders = {"train": run.loader, "valid": run.valid}
     pipelines = {name: _pipeline(loader) for name, loader in loaders.items() if loader is not None}

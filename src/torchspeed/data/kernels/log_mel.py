@@ -17,6 +17,7 @@ Journal of Sound and Vibration 12 (1970)). Every frame keeps its own rounding; t
 loud one into a silent one.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,7 +72,7 @@ def tables(window: Floats, bank: Floats, hop: int, floor: float) -> Tables:
     n, mels = len(window), len(bank)
     half = n // 2
     factors = _factors(half)
-    if n % 2 or not factors:
+    if n % 2 or math.prod(factors) != half:
         raise DataError(
             f"n_fft={n}: windows of 2 · 2^a · 3^b · 5^c samples are transformed here; the next is {_next_length(n)}"
         )
@@ -88,7 +89,7 @@ def tables(window: Floats, bank: Floats, hop: int, floor: float) -> Tables:
         window=np.ascontiguousarray(window, np.float32),
         cos=np.cos(angles).astype(np.float32),
         sin=np.sin(angles).astype(np.float32),
-        factors=np.array(factors),
+        factors=np.array(factors, np.int64),
         places=np.append(np.argsort(order), 0),
         band=band,
         lower=lower / 4,  # where means of two are meant, their sums are computed
@@ -100,17 +101,18 @@ def tables(window: Floats, bank: Floats, hop: int, floor: float) -> Tables:
 
 
 def _factors(length: int) -> list[int]:
+    """Of ``length``, as far as it is a product of 2, 3 and 5; fours are fewer stages than twos."""
     factors = []
     for factor in (4, 5, 3, 2):
-        while length % factor == 0 and length > 1:
+        while length % factor == 0:
             factors.append(factor)
             length //= factor
-    return factors if length == 1 else []
+    return factors
 
 
 def _next_length(n: int) -> int:
     half = n // 2 + 1
-    while not _factors(half):
+    while math.prod(_factors(half)) != half:
         half += 1
     return 2 * half
 
@@ -130,19 +132,20 @@ def log_mel(waveforms: Floats, tables: Tables, out: Floats) -> None:
     for b in range(batch):
         padded[half : half + samples] = waveforms[b]
         for first in range(0, frames, LANES):
-            _load(padded, first * hop, hop, tables.window, rows)
+            _load(padded, first * hop, hop, tables.window, rows.reshape((2 * half, LANES)))
             spectrum = _transform(rows, spare, tables.factors, tables.cos, tables.sin)
             _mel_powers(spectrum, tables, powers)
             _store_logarithms(powers, tables.floor, out[b], first)
 
 
 @kernel
-def _load(padded: Floats, start: int, hop: int, window: Floats, rows: Floats) -> None:
-    for lane in range(LANES):
-        frame = padded[start + lane * hop : start + lane * hop + len(window)]
-        for j in range(len(rows)):
-            rows[j, lane] = window[2 * j] * frame[2 * j]
-            rows[j, LANES + lane] = window[2 * j + 1] * frame[2 * j + 1]
+def _load(padded: Floats, start: int, hop: int, window: Floats, halves: Floats) -> None:
+    """Sixteen frames, ``hop`` samples apart, to ``halves`` of rows [n, LANES]: even samples are real parts, odd ones
+    imaginary."""
+    for i in range(len(window)):
+        weight, shifted, half_row = window[i], padded[start + i :], halves[i]
+        for u in range(LANES):
+            half_row[u] = weight * shifted[u * hop]
 
 
 @kernel
@@ -275,12 +278,13 @@ def _mel_powers(spectrum: Floats, tables: Tables, powers: Floats) -> None:
 def _store_logarithms(powers: Floats, floor: Any, out: Floats, first: int) -> None:
     """The frames of ``powers`` that there are, to ``out`` [mels, frames] from frame ``first`` on."""
     frames = min(LANES, out.shape[1] - first)
-    row = np.empty(LANES, np.float32)
     for mel in range(len(out)):
         band = powers[mel * LANES : (mel + 1) * LANES]
         for u in range(LANES):
-            row[u] = _logarithm(max(band[u], floor)) + (band[u] - band[u])  # not a number where the power is none
-        out[mel, first : first + frames] = row[:frames]
+            # What is no number stays none: a power minus itself is 0, or it is not.
+            band[u] = _logarithm(max(band[u], floor)) + (band[u] - band[u])
+        for u in range(frames):
+            out[mel, first + u] = band[u]
 
 
 @kernel

@@ -21,7 +21,8 @@ from torchspeed.data.kernels.jit import kernel
 Pixels = NDArray[np.uint8]  # [B, H, W, C], changed in place
 Row = NDArray[np.uint8]  # [W C]
 Matrix = NDArray[np.float64]  # [6]: a to f of x' = a x + b y + c, y' = d x + e y + f
-Places = NDArray[np.uint32]  # [W], numbers of pixels in an image; H W is the pixel that lies outside
+Packed = NDArray[np.uint32]  # pixels of up to four channels
+Places = NDArray[np.uint32]  # [W], or [4, W] for corners: numbers of pixels in an image; H W is what lies outside
 _FIXED = 32768.0  # Pillow's fixed point holds coordinates below this
 
 
@@ -35,23 +36,31 @@ def warp_as_pillow(
 ) -> None:
     """The images at ``positions`` [K]; ``matrices``: [K, 6], from the corner of the image; ``fill``: [C]."""
     _, height, width, channels = images.shape
-    source = np.empty((height * width + 1) * channels, np.uint8)
-    places, right, down = np.empty(width, np.uint32), np.empty(width, np.uint32), np.empty(width, np.uint32)
-    share_right, share_down = np.empty(width, np.float64), np.empty(width, np.float64)
+    source = np.empty(height * width + 1, np.uint32)
+    places, pixels = np.empty((4, width), np.uint32), np.empty(width, np.uint32)
+    levels, lines = np.empty((4, channels, width), np.uint8), np.empty((channels, width), np.uint8)
+    right, lower = np.empty(width, np.float64), np.empty(width, np.float64)
     for k in range(len(positions)):
         image, matrix = images[positions[k]].reshape(height, width * channels), matrices[k]
-        _copy(image, fill, source)
+        _pack(image, fill, source)
         fixed = (matrix[1] != 0.0 or matrix[3] != 0.0) and _fits(matrix, height, width)
         for y in range(height):
             if bilinear:
-                _corners(matrix, y, height, width, places, right, down, share_right, share_down)
-                _mix(source, channels, places, right, down, share_right, share_down, image[y])
+                _corners(matrix, y, height, width, places, right, lower)
+                for corner in range(4):
+                    _take(source, places[corner], pixels)
+                    _split(pixels, levels[corner])
+                for c in range(channels):
+                    _interpolate(levels[:, c], right, lower, lines[c])
+                _join(lines, image[y])
             else:
                 if fixed:
-                    _nearest_fixed(matrix, y, height, width, places)
+                    _nearest_fixed(matrix, y, height, width, places[0])
                 else:
-                    _nearest(matrix, y, height, width, places)
-                _take(source, channels, places, image[y])
+                    _nearest(matrix, y, height, width, places[0])
+                _take(source, places[0], pixels)
+                _split(pixels, lines)
+                _join(lines, image[y])
 
 
 @kernel
@@ -65,37 +74,57 @@ def warp_as_tensor(
 ) -> None:
     """``matrices``: [K, 6], from the middle of the image; ``fill``: [C], or [0] to fade into black."""
     _, height, width, channels = images.shape
-    source = np.empty((height * width + 1) * channels, np.uint8)
+    source = np.empty(height * width + 1, np.uint32)
     outside = np.zeros(channels, np.uint8)
     if not bilinear:
         for c in range(len(fill)):
             outside[c] = np.uint8(i32(np.rint(fill[c])))
     at_x, at_y = np.empty(width, np.float32), np.empty(width, np.float32)
-    places, weights = np.empty((4, width), np.uint32), np.empty((4, width), np.float32)
+    places, pixels = np.empty((4, width), np.uint32), np.empty(width, np.uint32)
+    levels, lines = np.empty((4, channels, width), np.uint8), np.empty((channels, width), np.uint8)
+    weights, shares = np.empty((4, width), np.float32), np.empty(width, np.float32)
+    values = np.empty(width, np.float32)
     for k in range(len(positions)):
         image = images[positions[k]].reshape(height, width * channels)
-        _copy(image, outside, source)
+        _pack(image, outside, source)
         for y in range(height):
             _on_grid(matrices[k, 0:3], y, height, width, f32(width / 2), at_x)
             _on_grid(matrices[k, 3:6], y, height, width, f32(height / 2), at_y)
             if bilinear:
-                _weigh(at_x, at_y, height, width, places, weights)
-                _sum_weighted(source, channels, places, weights, fill, v2, image[y])
+                _weigh(at_x, at_y, height, width, places, weights, shares)
+                for corner in range(4):
+                    _take(source, places[corner], pixels)
+                    _split(pixels, levels[corner])
+                for c in range(channels):
+                    values[:] = f32(0.0)
+                    for corner in range(4):
+                        _add_weighted(levels[corner, c], weights[corner], values)
+                    if len(fill):
+                        _fill_in(values, shares, fill[c], v2)
+                    for x in range(width):
+                        lines[c, x] = np.uint8(i32(np.rint(values[x])))
+                _join(lines, image[y])
             else:
                 for x in range(width):
-                    column, row = i32(np.rint(at_x[x])), i32(np.rint(at_y[x]))
-                    places[0, x] = _place(column, row, height, width)
-                _take(source, channels, places[0], image[y])
+                    places[0, x] = _place(i32(np.rint(at_x[x])), i32(np.rint(at_y[x])), height, width)
+                _take(source, places[0], pixels)
+                _split(pixels, lines)
+                _join(lines, image[y])
 
 
 @kernel
-def _copy(image: Pixels, outside: NDArray[np.uint8], source: NDArray[np.uint8]) -> None:
-    height, length = image.shape
-    for y in range(height):
-        row = source[y * length : (y + 1) * length]
-        for i in range(length):
-            row[i] = image[y, i]
-    source[height * length :] = outside
+def _pack(image: Pixels, outside: NDArray[np.uint8], source: Packed) -> None:
+    """Each pixel in one word, so that it is looked up at once."""
+    channels = len(outside)
+    pixels = image.reshape(len(source) - 1, channels)
+    for i in range(len(pixels)):
+        if channels == 3:
+            source[i] = u32(pixels[i, 0]) | u32(pixels[i, 1]) << u32(8) | u32(pixels[i, 2]) << u32(16)
+        else:
+            source[i] = pixels[i, 0]
+    source[-1] = 0
+    for c in range(channels):
+        source[-1] |= u32(outside[c]) << u32(8 * c)
 
 
 @kernel
@@ -105,16 +134,52 @@ def _place(column: int, row: int, height: int, width: int) -> np.uint32:
 
 
 @kernel
-def _take(source: NDArray[np.uint8], channels: int, places: Places, out: Row) -> None:
-    if channels == 3:
-        for x in range(len(places)):
-            first = places[x] * u32(3)
-            out[3 * x] = source[first]
-            out[3 * x + 1] = source[first + u32(1)]
-            out[3 * x + 2] = source[first + u32(2)]
+def _take(source: Packed, places: Places, out: Packed) -> None:
+    for x in range(len(places)):
+        out[x] = source[places[x]]
+
+
+@kernel
+def _split(pixels: Packed, levels: NDArray[np.uint8]) -> None:
+    """``levels``: [C, W]."""
+    for c in range(len(levels)):
+        shift, out = u32(8 * c), levels[c]
+        for x in range(len(pixels)):
+            out[x] = np.uint8(pixels[x] >> shift)
+
+
+@kernel
+def _split(pixels: Packed, levels: NDArray[np.uint8]) -> None:
+    """``levels``: [C, W]."""
+    for c in range(len(levels)):
+        shift, out = u32(8 * c), levels[c]
+        for x in range(len(pixels)):
+            out[x] = np.uint8(pixels[x] >> shift)
+
+
+@kernel
+def _unpack(pixels: Packed, out: Row, channels: int) -> None:
+    for x in range(len(pixels)):
+        if channels == 3:
+            out[3 * x] = np.uint8(pixels[x])
+            out[3 * x + 1] = np.uint8(pixels[x] >> u32(8))
+            out[3 * x + 2] = np.uint8(pixels[x] >> u32(16))
+        else:
+            out[x] = np.uint8(pixels[x])
+
+
+@kernel
+def _join(lines: NDArray[np.uint8], out: Row) -> None:
+    """``lines``: [C, W]."""
+    if len(lines) == 3:
+        red, green, blue = lines[0], lines[1], lines[2]
+        for x in range(len(red)):
+            out[3 * x] = red[x]
+            out[3 * x + 1] = green[x]
+            out[3 * x + 2] = blue[x]
     else:
-        for x in range(len(places)):
-            out[x] = source[places[x]]
+        for x in range(len(out)):
+            out[x] = lines[0, x]
 
 
 @kernel
@@ -158,17 +223,9 @@ def _nearest(matrix: Matrix, y: int, height: int, width: int, places: Places) ->
 
 @kernel
 def _corners(
-    matrix: Matrix,
-    y: int,
-    height: int,
-    width: int,
-    places: Places,
-    right: Places,
-    down: Places,
-    share_right: NDArray[np.float64],
-    share_down: NDArray[np.float64],
+    matrix: Matrix, y: int, height: int, width: int, places: Places, right: NDArray[np.float64], lower: NDArray[np.float64]
 ) -> None:
-    """The upper left one of the four pixels around each place, and how far it is to those at the right and below."""
+    """The four pixels around each place, and the shares of those at its right and below it."""
     a, b, c, d, e, f = matrix
     for x in range(width):
         at_x = a * (x + 0.5) + b * (y + 0.5) + c
@@ -176,36 +233,26 @@ def _corners(
         inside = (at_x >= 0.0) & (at_x < width) & (at_y >= 0.0) & (at_y < height)
         at_x = at_x - 0.5 if inside else 0.0
         at_y = at_y - 0.5 if inside else 0.0
-        column, row = i32(at_x + 1.0) - i32(1), i32(at_y + 1.0) - i32(1)
-        share_right[x], share_down[x] = at_x - column, at_y - row
-        left, upper = max(column, 0), max(row, 0)
-        places[x] = u32(upper * width + left if inside else height * width)
-        right[x] = u32(min(column + 1, width - 1) - left if inside else 0)
-        down[x] = u32((min(row + 1, height - 1) - upper) * width if inside else 0)
+        column, row = i32(np.floor(at_x)), i32(np.floor(at_y))
+        right[x], lower[x] = at_x - column, at_y - row
+        first, last = max(column, 0), min(column + 1, width - 1)
+        above, below = max(row, 0) * width, min(row + 1, height - 1) * width
+        outside = height * width
+        places[0, x] = u32(above + first if inside else outside)
+        places[1, x] = u32(above + last if inside else outside)
+        places[2, x] = u32(below + first if inside else outside)
+        places[3, x] = u32(below + last if inside else outside)
 
 
 @kernel
-def _mix(
-    source: NDArray[np.uint8],
-    channels: int,
-    places: Places,
-    right: Places,
-    down: Places,
-    share_right: NDArray[np.float64],
-    share_down: NDArray[np.float64],
-    out: Row,
+def _interpolate(
+    levels: NDArray[np.uint8], right: NDArray[np.float64], lower: NDArray[np.float64], out: NDArray[np.uint8]
 ) -> None:
-    step = u32(channels)
-    for c in range(channels):
-        for x in range(len(places)):
-            here = places[x] * step + u32(c)
-            below = here + down[x] * step
-            aside = right[x] * step
-            upper = f64(source[here])
-            upper += (f64(source[here + aside]) - upper) * share_right[x]
-            lower = f64(source[below])
-            lower += (f64(source[below + aside]) - lower) * share_right[x]
-            out[x * channels + c] = np.uint8(i32(upper + (lower - upper) * share_down[x]))
+    a, b, c, d = levels[0], levels[1], levels[2], levels[3]
+    for x in range(len(out)):
+        above = f64(a[x]) + (f64(b[x]) - f64(a[x])) * right[x]
+        below = f64(c[x]) + (f64(d[x]) - f64(c[x])) * right[x]
+        out[x] = np.uint8(i32(above + (below - above) * lower[x]))
 
 
 @kernel
@@ -228,41 +275,31 @@ def _weigh(
     width: int,
     places: NDArray[np.uint32],
     weights: NDArray[np.float32],
+    shares: NDArray[np.float32],
 ) -> None:
-    """The four pixels around each place, and their shares."""
+    """The four pixels around each place and their weights; ``shares``: the part of the weights that lies inside."""
+    shares[:] = f32(0.0)
     for corner in range(4):
-        aside, below = corner & 1, corner >> 1
+        aside, below, outside = corner & 1, corner >> 1, u32(height * width)
         place, weight = places[corner], weights[corner]
         for x in range(width):
             column, row = np.floor(at_x[x]), np.floor(at_y[x])
             right, lower = at_x[x] - column, at_y[x] - row
             weight[x] = (right if aside else f32(1.0) - right) * (lower if below else f32(1.0) - lower)
             place[x] = _place(i32(column) + aside, i32(row) + below, height, width)
+            shares[x] += weight[x] if place[x] != outside else f32(0.0)
 
 
 @kernel
-def _sum_weighted(
-    source: NDArray[np.uint8],
-    channels: int,
-    places: NDArray[np.uint32],
-    weights: NDArray[np.float32],
-    fill: NDArray[np.float32],
-    v2: bool,
-    out: Row,
-) -> None:
-    length = len(source)
-    step, outside = u32(channels), u32(length // channels - 1)
-    for c in range(channels):
-        for x in range(places.shape[1]):
-            value, share = f32(0.0), f32(0.0)
-            for corner in range(4):
-                place, weight = places[corner, x], weights[corner, x]
-                # The product is exact in float64, so that this rounds once, as a fused multiply-add does.
-                value = f32(f64(source[place * step + u32(c)]) * f64(weight) + f64(value))
-                share += f32(0.0) if place == outside else weight
-            if len(fill):
-                if v2:
-                    value = (value - fill[c]) * share + fill[c]
-                else:
-                    value = value * share + (f32(1.0) - share) * fill[c]
-            out[x * channels + c] = np.uint8(i32(np.rint(value)))
+def _add_weighted(levels: NDArray[np.uint8], weights: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+    for x in range(len(out)):  # a fused multiply-add: the product is exact in float64, so that this rounds once
+        out[x] = f32(f64(weights[x]) * f64(levels[x]) + f64(out[x]))
+
+
+@kernel
+def _fill_in(values: NDArray[np.float32], shares: NDArray[np.float32], fill: np.float32, v2: bool) -> None:
+    for x in range(len(values)):
+        if v2:
+            values[x] = (values[x] - fill) * shares[x] + fill
+        else:
+            values[x] = values[x] * shares[x] + (f32(1.0) - shares[x]) * fill

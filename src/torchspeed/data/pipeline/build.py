@@ -1,9 +1,7 @@
 """Make what a plan wants kept: the images after the steps before the cut, in memory or in a mapped file."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import batched
 from typing import Any
 
 from torchspeed.data.cache import RaggedImages, RaggedWriter, Writer, open_or_build
@@ -77,7 +75,6 @@ def _mapped(source: Source, keep: Keep, rest: Rest | None) -> tuple[Store, Rest]
     folder, identity = keep.settings.cache_dir, source.identity()
     assert folder is not None
     assert identity is not None
-    arrays_of_rest: dict[str, Any] = {}
 
     def fill(writer: Writer) -> None:
         images = RaggedWriter(writer, "images")
@@ -89,9 +86,7 @@ def _mapped(source: Source, keep: Keep, rest: Rest | None) -> tuple[Store, Rest]
     code = [step.transform for step in keep.steps]
     content = fingerprint([identity, code, versions(), keep.cut])
     about = f"{len(source)} images, {source.kind}; " + ", ".join(step.label for step in keep.steps)
-    cache = open_or_build(
-        folder, "images", content, fill, about=about, budget_bytes=keep.settings.budget_bytes
-    )
+    cache = open_or_build(folder, "images", content, fill, about=about, budget_bytes=keep.settings.budget_bytes)
     images = RaggedImages(cache.arrays, "images")
     if len(images) != len(source):
         raise DataError(f"{folder}: holds {len(images)} images of {len(source)}; remove it, and it is built again")

@@ -11,6 +11,7 @@ was first compared, on sampled items and in several epochs, with what the user's
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, final
 
 import numpy as np
@@ -30,7 +31,8 @@ from torchspeed.data.pipeline.program import Program
 from torchspeed.data.pipeline.prove import prove
 from torchspeed.data.pipeline.settings import Settings
 from torchspeed.data.pipeline.table import continued_rows, lowered_rows
-from torchspeed.data.sources.read import read_parts
+from torchspeed.data.sources.concatenated import concatenated
+from torchspeed.data.sources.read import read
 from torchspeed.data.sources.source import Holds, Opaque, Source
 from torchspeed.data.transforms.chain import read_chain
 from torchspeed.errors import NotApplicable
@@ -41,15 +43,18 @@ _SAMPLED = 8  # items that a plan is made from and proved on
 
 
 def compile_dataset(dataset: Dataset[Any], settings: Settings) -> Compiled:
-    """A dataset that gives the same samples in whole batches, faster. Raises ``NotApplicable`` with the sentence why."""
+    """A dataset that gives the same samples in whole batches, faster.
+
+    Raises ``NotApplicable`` with the sentence why it stays as written.
+    """
     if isinstance(dataset, BatchedDataset):
         raise NotApplicable(f"{type(dataset).__name__} gives whole batches by itself")
     try:
-        found = read_parts(dataset)
-        plans = [_Planner(source, settings).plan() for source in found.sources]
+        whole = concatenated(dataset)
+        plans = [_Planner(read(one), settings).plan() for one in whole.datasets]
     except (Opaque, Unreadable) as reason:
         return keep_samples(dataset, settings, str(reason))
-    return plans[0] if len(plans) == 1 else Parts(plans, found.part, found.place)
+    return plans[0] if len(plans) == 1 else Parts(plans, whole.part, whole.place)
 
 
 def compile_loader(loader: Loader, **changes: Any) -> None:
@@ -132,7 +137,7 @@ class _Planner:
         stages = {0: _stage(images)}
         for number, step in enumerate(self.steps):
             maybe = isinstance(step, AsWritten) or (isinstance(step, Operation) and not step.random)
-            if not maybe or any(varies(lambda image=image: step.transform(image)) for image in images):  # type: ignore[misc]
+            if not maybe or any(varies(partial(step.transform, image)) for image in images):
                 break
             images = [step.transform(image) for image in images]
             try:

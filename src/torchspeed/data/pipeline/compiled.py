@@ -68,6 +68,8 @@ class Compiled(BatchedDataset, Prepared):
 class Lowered(Compiled):
     """``build``: makes the store and what else the samples hold (None where the store says it with each image)."""
 
+    threads = True
+
     def __init__(
         self,
         count: int,
@@ -157,4 +159,3 @@ class Kept(Compiled):
 
     def _build(self) -> None:
         self.columns = self.build()
-

@@ -56,8 +56,9 @@ _NAMES = ("Python's random", "NumPy", "PyTorch")
 
 
 def _states() -> tuple[Any, ...]:
-    name, keys, *position = np.random.get_state()  # type: ignore[misc]
-    return random.getstate(), (name, keys.tobytes(), *position), _bytes(torch.get_rng_state())
+    numpy_state = np.random.get_state(legacy=False)
+    assert isinstance(numpy_state, dict)
+    return random.getstate(), repr(numpy_state), _bytes(torch.get_rng_state())
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -6,8 +6,8 @@ words per sample and a cursor that says how many a sample has used. So a compile
 the same distributions as the user's code, it draws the same values.
 
 What is replayed: ``torch.rand(1)``, ``torch.empty(1).uniform_(a, b)``, ``torch.randint(a, b, (1,))``,
-``torch.randperm(n)`` on the CPU (ATen/core/DistributionsHelper.h and ATen/native/cpu/DistributionTemplates.h of PyTorch), and
-``random.random()`` (CPython's Modules/_randommodule.c). A test compares each with the real one.
+``torch.randperm(n)`` on the CPU (PyTorch's ATen/core/DistributionsHelper.h, ATen/native/cpu/DistributionTemplates.h)
+and ``random.random()`` (CPython's Modules/_randommodule.c). A test compares each with the real one.
 """
 
 from collections.abc import Callable
@@ -88,7 +88,8 @@ class _Stream:
             self.generate(self.seeds, self.words)
         if self.each is None:
             self.used += 1
-            return self.words[self.used - 1]
+            row: NDArray[np.uint32] = self.words[self.used - 1]
+            return row
         taken: NDArray[np.uint32] = self.words[self.each, np.arange(self.batch)]
         self.each += 1 if only is None else only
         self.used = int(self.each.max())

@@ -23,42 +23,26 @@ Levels = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
 class HostImages(Images):
     """``levels``: uint8 [N, H, W, C] with ``index`` int64 [B] into it, or B arrays [H, W, C] of any sizes."""
 
-    def __init__(
-        self, levels: Levels, index: NDArray[np.int64] | None = None, scratch: Buffers | None = None
-    ) -> None:
+    def __init__(self, levels: Levels, index: NDArray[np.int64] | None = None, scratch: Buffers | None = None) -> None:
         self.scratch = scratch or Buffers()
         self.levels = levels
-        if isinstance(levels, np.ndarray):
-            self.index = np.arange(len(levels)) if index is None else index
-            sizes = np.broadcast_to(np.array(levels.shape[1:3]), (len(self.index), 2))
-            channels = levels.shape[3]
-        else:
-            self.index = np.arange(len(levels))
-            sizes = np.array([image.shape[:2] for image in levels])
-            channels = levels[0].shape[2]
+        self.index = np.arange(len(levels)) if index is None else index
         self.mine = False
-        super().__init__(sizes[:, 0].astype(np.int64), sizes[:, 1].astype(np.int64), channels)
-
-    def maps(self) -> tuple[Map, Map]:
-        """Rows [B, H] and columns [B, W] that are still owed; for images of one size."""
-        batch = len(self.index)
-        rows, columns = self._rows(), self._columns()
-        return np.broadcast_to(rows, (batch, rows.shape[1])), np.broadcast_to(columns, (batch, columns.shape[1]))
+        super().__init__(*sizes(levels, len(self.index)), levels[0].shape[2])
 
     def pixels(self) -> NDArray[np.uint8]:
         """uint8 [B, H, W, C] that instructions may write to: the owed maps are carried out."""
         if self.mine and self.rows is None and self.columns is None:
             assert isinstance(self.levels, np.ndarray)
             return self.levels
-        rows, columns = self.maps()
+        rows, columns = self._rows(), self._columns()
         fills = np.array([self._channels(fill) for fill in self.fills] or [[0] * self.channels], np.uint8)
         out = self.scratch.take((len(self.index), rows.shape[1], columns.shape[1], self.channels), np.uint8)
         if isinstance(self.levels, np.ndarray):
             gather(self.levels, self.index, rows, columns, fills, out)
         else:
-            first = np.zeros(1, np.int64)
             for b, image in enumerate(self.levels):
-                gather(image[None], first, rows[b : b + 1], columns[b : b + 1], fills, out[b : b + 1])
+                gather(image[None], _FIRST, _row(rows, b), _row(columns, b), fills, out[b : b + 1])
         self._replace(out)
         return out
 
@@ -67,14 +51,12 @@ class HostImages(Images):
 
         ``fills``: [K, C], the bits of the output's dtype, for the fillings in the order of ``self.fills``.
         """
-        rows, columns = self.maps()
+        rows, columns = self._rows(), self._columns()
         if isinstance(self.levels, np.ndarray):
             conversion.run(self.levels, self.index, rows, columns, fills, out)
             return
-        first = np.zeros(1, np.int64)
         for b, image in enumerate(self.levels):
-            one = slice(b, b + 1)
-            conversion.run(image[None], first, rows[one], columns[one], fills, out[one])
+            conversion.run(image[None], _FIRST, _row(rows, b), _row(columns, b), fills, out[b : b + 1])
 
     def positions(self) -> NDArray[np.int64]:
         """Which images an instruction is to act on."""
@@ -111,3 +93,17 @@ class HostImages(Images):
 
     def _channels(self, fill: Fill) -> tuple[float, ...]:
         return fill.values * self.channels if len(fill.values) == 1 else fill.values
+
+
+def sizes(levels: Levels, batch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Heights and widths [B] of ``batch`` images out of ``levels``."""
+    if isinstance(levels, np.ndarray):
+        return np.full(batch, levels.shape[1]), np.full(batch, levels.shape[2])
+    return np.array([image.shape[0] for image in levels]), np.array([image.shape[1] for image in levels])
+
+
+def _row(map_: Map, b: int) -> Map:
+    return map_ if len(map_) == 1 else map_[b : b + 1]
+
+
+_FIRST = np.zeros(1, np.int64)

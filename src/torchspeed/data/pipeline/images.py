@@ -9,6 +9,7 @@ normalised values.
 ``HostImages`` carries the other instructions out in machine code, ``DeviceImages`` in PyTorch code on a device.
 """
 
+import functools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal, final
@@ -70,8 +71,12 @@ class Images(ABC):
         """Grow images of one size at their edges, as ``np.pad`` does; ``fill`` is for mode "constant"."""
         assert self.mask is None, "padding is for all images, or their sizes would differ"
         code = self._code(fill)
-        self.rows = _padded(self._rows(), top, bottom, mode, code)
-        self.columns = _padded(self._columns(), left, right, mode, code)
+        if self.rows is None and self.columns is None:
+            self.rows = _padded_identity(int(self.heights[0]), top, bottom, mode, code)
+            self.columns = _padded_identity(int(self.widths[0]), left, right, mode, code)
+        else:
+            self.rows = _padded(self._rows(), top, bottom, mode, code)
+            self.columns = _padded(self._columns(), left, right, mode, code)
         self.heights, self.widths = self.heights + top + bottom, self.widths + left + right
 
     @final
@@ -155,10 +160,10 @@ class Images(ABC):
         return where if self.mask is None else where & self.mask
 
     def _rows(self) -> Map:
-        return np.arange(self.heights.max(), dtype=np.int32)[None] if self.rows is None else self.rows
+        return _identity(int(self.heights.max())) if self.rows is None else self.rows
 
     def _columns(self) -> Map:
-        return np.arange(self.widths.max(), dtype=np.int32)[None] if self.columns is None else self.columns
+        return _identity(int(self.widths.max())) if self.columns is None else self.columns
 
     def _code(self, fill: Fill) -> int:
         if fill not in self.fills:
@@ -175,6 +180,17 @@ class _Only:
 
     def __exit__(self, *exception: object) -> None:
         self.images.mask = self.before
+
+
+@functools.lru_cache(maxsize=256)
+def _identity(length: int) -> Map:
+    return np.arange(length, dtype=np.int32)[None]
+
+
+@functools.lru_cache(maxsize=256)
+def _padded_identity(length: int, before: int, after: int, mode: PadMode, code: int) -> Map:
+    """Most paddings are of images as they lie, and the same in every batch."""
+    return _padded(_identity(length), before, after, mode, code)
 
 
 def _padded(map_: Map, before: int, after: int, mode: PadMode, code: int) -> Map:

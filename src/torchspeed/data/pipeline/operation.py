@@ -44,10 +44,12 @@ class Operation(Step):
     """Levels to levels.
 
     random: whether it draws. exact: the same bits as the user's transform, otherwise within one level of 255.
+    moves: whether it only moves pixels (crop, pad, flip), which is left to whatever comes next.
     """
 
     random: bool
     exact: bool = True
+    moves: bool = False
 
     @abstractmethod
     def size(self, heights: Sizes, widths: Sizes) -> tuple[Sizes, Sizes]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchspeed.data.buffers import Buffers
 from torchspeed.data.kernels.erase import erase
 from torchspeed.data.kernels.gather import bits, conversion
-from torchspeed.data.pipeline.host import HostImages
+from torchspeed.data.pipeline.host import HostImages, sizes
 from torchspeed.data.pipeline.images import BLACK, Fill
 from torchspeed.data.pipeline.operation import Erase, Operation, Params
 from torchspeed.data.pipeline.program import Program, part
@@ -18,6 +18,7 @@ from torchspeed.data.pipeline.stores import Levels
 from torchspeed.data.random import Keys
 
 _CHUNK_BYTES = 1 << 20  # levels on their way stay in the cache of a core
+
 
 @final
 class Renderer:
@@ -27,11 +28,12 @@ class Renderer:
         self.program, self.channels_last = program, channels_last
         self.buffers, self.scratch = Buffers(pinned), Buffers()
         self.conversion = conversion(program.table)
+        self.in_one_pass = all(step.moves for step in program.steps if isinstance(step, Operation))
+        self._fills: dict[tuple[Fill, ...], NDArray[Any]] = {}
 
     def images(self, levels: Levels, rows: NDArray[np.int64] | None, keys: Keys) -> Tensor:
         """[B, C, H, W]. ``levels``, ``rows``: as a store gives them."""
-        everything = HostImages(levels, rows)
-        params, size = self.program.draw(keys, everything.heights, everything.widths)
+        params, size = self.program.draw(keys, *sizes(levels, len(keys)))
         return self.render(levels, rows, params, size)
 
     def render(
@@ -43,8 +45,8 @@ class Renderer:
         shape = (batch, height, width, program.channels)
         if not self.channels_last:
             shape = (batch, program.channels, height, width)
-        out = self.buffers.take(shape, bits(program.table).dtype)
-        chunk_size = max(1, _CHUNK_BYTES // (height * width * program.channels))
+        out = self.buffers.take(shape, self.conversion.table.dtype)
+        chunk_size = batch if self.in_one_pass else max(1, _CHUNK_BYTES // (height * width * program.channels))
         for start in range(0, batch, chunk_size):
             chunk = slice(start, min(batch, start + chunk_size))
             if isinstance(levels, np.ndarray):
@@ -61,10 +63,14 @@ class Renderer:
         for step, drawn in zip(program.steps, params, strict=True):
             if isinstance(step, Operation):
                 step.apply(images, part(drawn, chunk))
-        fills = torch.stack([program.final_values(fill) for fill in images.fills or [BLACK]])
-        images.convert(self.conversion, bits(fills), out)
+        images.convert(self.conversion, self._bits_of(tuple(images.fills) or (BLACK,)), out)
         for step, drawn in zip(program.steps, params, strict=True):
             if isinstance(step, Erase):
-                value = bits(program.final_values(Fill(step.value, step.stage)))
+                value = self._bits_of((Fill(step.value, step.stage),))[0]
                 erase(out.transpose(0, 2, 3, 1), drawn[0][chunk], value)
 
+    def _bits_of(self, fills: tuple[Fill, ...]) -> NDArray[Any]:
+        """[K, C]: what fillings have become at the end of the chain."""
+        if fills not in self._fills:
+            self._fills[fills] = bits(torch.stack([self.program.final_values(fill) for fill in fills]))
+        return self._fills[fills]

@@ -35,8 +35,10 @@ class ScaledDecoding:
         assert isinstance(store, EncodedStore)
         places = indices.tolist()
         data = [store.encoded(i) for i in places]
-        headers = [read_header(each, lambda i=i: f"sample {i}") for each, i in zip(data, places, strict=True)]  # type: ignore[misc]
-        heights, widths = (np.array(side, np.int64) for side in zip(*((h.height, h.width) for h in headers), strict=True))
+        names = [f"sample {i}".__str__ for i in places]
+        headers = [read_header(each, name) for each, name in zip(data, names, strict=True)]
+        heights = np.array([header.height for header in headers])
+        widths = np.array([header.width for header in headers])
         params, size = renderer.program.draw(keys, heights, widths)
         zero = np.zeros_like(heights)
         boxes: Box = params[0][0] if self.crops else np.stack([zero, zero, heights, widths], axis=1)
@@ -44,8 +46,8 @@ class ScaledDecoding:
         for place, box in enumerate(boxes):
             header = headers[place]
             enough = -(-header.height * self.height // box[2]), -(-header.width * self.width // box[3])
-            name = lambda i=places[place]: f"sample {i}"  # noqa: E731
-            image, factor = decode_scaled(data[place], store.mode, name, (int(enough[0]), int(enough[1])))
+            at_least = int(enough[0]), int(enough[1])
+            image, factor = decode_scaled(data[place], store.mode, names[place], at_least)
             levels.append(image)
             if self.crops and factor > 1:
                 box[:] = _shrunk(box, factor, image.shape[0], image.shape[1])

@@ -12,6 +12,7 @@ from typing import Any, Protocol, final
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.utils.data import Dataset
 
 from torchspeed.data.cache import RaggedImages
 from torchspeed.data.decode import Mode, decode_kinds
@@ -107,7 +108,7 @@ class Appendable(Protocol):
 
 @final
 class MemoryImages:
-    """Grows by ``append``; ``done`` gives the images. ``estimate_bytes``: of all of them; pages are taken when touched."""
+    """Grows by ``append``; ``done`` gives the images. ``estimate_bytes``: of all; pages are taken when touched."""
 
     def __init__(self, estimate_bytes: int) -> None:
         self._levels = np.empty(int(estimate_bytes * 1.2) + 4096, np.uint8)
@@ -145,7 +146,7 @@ def decoded(source: Source, threads: int) -> Iterator[NDArray[np.uint8]]:
             yield from pool.map(store.decode, range(start, min(len(source), start + _TOGETHER * ahead)))
 
 
-class _Items:
+class _Items(Dataset[Any]):
     def __init__(self, source: Source, transforms: Sequence[Callable[[Any], Any]]) -> None:
         self.source, self.transforms = source, transforms
 

@@ -9,9 +9,7 @@ from torchspeed.data.pipeline.settings import Row, Settings
 from torchspeed.data.sources.source import Source
 
 
-def lowered_rows(
-    source: Source, steps: Sequence[Step], keep: Keep, program: Program, settings: Settings
-) -> list[Row]:
+def lowered_rows(source: Source, steps: Sequence[Step], keep: Keep, program: Program, settings: Settings) -> list[Row]:
     rows = _kept_rows(source, steps, keep)
     for step in steps[keep.cut :]:
         if isinstance(step, Operation):

@@ -50,7 +50,7 @@ class DatasetSource(Source):
         except TorchspeedError:
             raise
         except Exception as error:
-            raise DataError(f"sample {index} raised {type(error).__name__}: {error}{place(error)}") from error
+            raise _raised(index, error) from error
 
     def image(self, index: int) -> Levels:
         if self._array is not None:
@@ -64,7 +64,10 @@ class DatasetSource(Source):
         return self._image_of_raw(index) if levels is None else levels
 
     def rest(self, index: int) -> Any | None:
-        return None if self._rest is None else self._rest(index)
+        try:
+            return None if self._rest is None else self._rest(index)
+        except Exception as error:  # of a target_transform
+            raise _raised(index, error) from error
 
     def identity(self) -> str | None:
         if self._array is not None:
@@ -93,6 +96,10 @@ class DatasetSource(Source):
                 f"sample {index}: an image of {found} where the others are {self.mode}; convert it in the dataset"
             )
         return levels
+
+
+def _raised(index: int, error: Exception) -> DataError:
+    return DataError(f"sample {index} raised {type(error).__name__}: {error}{place(error)}")
 
 
 def common_mode(looks: list[Look]) -> Any:

@@ -71,6 +71,12 @@ def replay(reader: Reader, samples: Iterable[int]) -> None:
             raise Opaque(f"sample {index} is more than its transform applied to what the transform is given")
 
 
+def rest_of(reader: Reader, index: int) -> Any:
+    """The rest of one more sample. Errors are those of ``examine``."""
+    (_, rest), _ = _take(reader, index, 1)
+    return rest
+
+
 def _take(reader: Reader, index: int, seed: int) -> tuple[tuple[Any, Any], bool]:
     """(what ``reader.take`` gives from this state of the generators, whether it moved them)"""
     seed_generators(seed)

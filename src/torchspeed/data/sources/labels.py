@@ -56,7 +56,7 @@ def _find_leaf(
     for candidate in _candidates(columns):
         if all(_agrees(candidate, index, path, rest) for index, rest in seen.items()):
             others = _one_of_each_value(candidate, count)
-            if all(_agrees(candidate, index, path, more(index)) for index in others):
+            if others is not None and all(_agrees(candidate, index, path, more(index)) for index in others):
                 return candidate
     return None
 
@@ -79,15 +79,17 @@ def _agrees(candidate: Leaf, index: int, path: Path, rest: Any) -> bool:
         return False
 
 
-def _one_of_each_value(candidate: Leaf, count: int) -> list[int]:
-    """Some samples whose values of the candidate differ from one another."""
+def _one_of_each_value(candidate: Leaf, count: int) -> list[int] | None:
+    """Some samples whose values of the candidate differ from one another; None if it has none for some sample."""
     places: dict[Any, int] = {}
     for index in range(0, count, -(-count // _MOST_SEARCHED)):
-        value = candidate(index)
         try:
-            places.setdefault(value.item() if isinstance(value, (Tensor, np.generic)) else value, index)
-        except (TypeError, ValueError, RuntimeError):  # no single value: an array, a list
-            return []
+            value = candidate(index)
+        except Exception:  # as in _agrees
+            return None
+        if isinstance(value, (Tensor, np.ndarray, np.generic)):
+            value = value.tolist()
+        places.setdefault(repr(value), index)
         if len(places) == _MOST_VALUES:
             break
     return list(places.values())

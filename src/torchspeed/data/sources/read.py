@@ -12,7 +12,7 @@ from torchspeed.data.fetch import generators_kept
 from torchspeed.data.sources.columns import Column, columns, is_hugging_face
 from torchspeed.data.sources.dataset_source import DatasetSource, common_mode
 from torchspeed.data.sources.encoded import find_encoded
-from torchspeed.data.sources.examine import REPLAYS, examine, replay, some_samples
+from torchspeed.data.sources.examine import REPLAYS, examine, replay, rest_of, some_samples
 from torchspeed.data.sources.images import Look, find_array
 from torchspeed.data.sources.labels import find_rest
 from torchspeed.data.sources.probe import NotAsked, PlainReader, ProbingReader, Reader, slots
@@ -65,7 +65,7 @@ def _read(reader: Reader) -> Source:
     array = find_array(found, looks)
     mode = common_mode(looks)
     files = None if array or mode is None else find_encoded(found, looks, mode, _folders(reader.dataset, found, looks))
-    rest = find_rest(found, rests, lambda index: reader.take(index)[1], count)
+    rest = find_rest(found, rests, lambda index: rest_of(reader, index), count)
     return DatasetSource(reader, looks, array, files, rest)
 
 

@@ -1,4 +1,4 @@
-"""From levels to the values that a model is given: ``ToTensor``, ``ToImage``, ``ToDtype``, ``Normalize`` and their like.
+"""From levels to the values that a model is given: ``ToTensor``, ``ToImage``, ``ToDtype``, ``Normalize`` and the like.
 
 None of them is lowered by a formula: the user's own transform is run on the 256 levels, and the table that comes out
 is what the kernel looks up. So they are exact whatever they compute.

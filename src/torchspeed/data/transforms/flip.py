@@ -28,4 +28,4 @@ class Flip(Operation):
 def read_flip(transform: Any, place: Place) -> Flip:
     horizontal = type(transform).__name__ == "RandomHorizontalFlip"
     p = transform.p
-    return Flip(transform=transform, label=shown(transform, p), random=True, p=p, horizontal=horizontal)
+    return Flip(transform=transform, label=shown(transform, p), random=True, moves=True, p=p, horizontal=horizontal)

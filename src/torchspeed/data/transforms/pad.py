@@ -36,6 +36,7 @@ def read_pad(transform: Any, place: Place) -> Pad:
         transform=transform,
         label=shown(transform, transform.padding, padding_mode=None if mode == "constant" else mode),
         random=False,
+        moves=True,
         sides=sides(transform.padding),
         mode=mode,
         fill=one_fill(transform.fill, place),

@@ -20,7 +20,7 @@ from torchspeed.data.transforms.reading import Place, filter_name, no_levels_aft
 @final
 @dataclass(frozen=True, kw_only=True)
 class Resize(Operation):
-    """``height`` × ``width``, or else ``shorter``: the shorter side becomes that, the longer one at most ``longest``."""
+    """To ``height`` × ``width``, or else the shorter side to ``shorter``, and the longer one to ``longest`` at most."""
 
     height: int = 0
     width: int = 0

@@ -1,7 +1,7 @@
 """JPEG decoded at a reduced scale, where a crop is shrunk by as much anyway.
 
-Physically: a JPEG stores the frequencies of 8 × 8 blocks; leaving the higher ones out of the inverse transform gives the
-image at 1/2, 1/4 or 1/8 of its side for a fraction of the work, which the resize then need not undo. It wins on
+Physically: a JPEG stores the frequencies of 8 × 8 blocks; leaving the higher ones out of the inverse transform gives
+the image at 1/2, 1/4 or 1/8 of its side for a fraction of the work, which the resize then need not undo. It wins on
 photographs that are much larger than what the model is given (4000 × 3000 to 224 × 224). It loses nothing where the
 crop is not shrunk by a factor of two, because then it does not act; so on small photographs it gains nothing. CLOSE:
 the anti-aliasing filter is another one, and pixels differ by a few levels. Setting it compiles the pipeline, and keeps

@@ -3,9 +3,9 @@
 Physically: what the transforms always do alike is done once and kept; the random rest (crop, flip, colour, erase,
 conversion) is one pass from bytes to the model's numbers for a whole batch, in threads that hold no interpreter lock,
 with the very draws that the user's code would make. It wins wherever samples are made one by one in Python: a crop, a
-flip and a normalisation of a CIFAR image cost 100 µs there and 2 µs here. It loses when there is nothing to compile, and
-on a first epoch that is also the last one, since what is kept must first be computed. EXACT, proved on samples before
-it is used; where torchvision resamples tensors, the last level of 255 may differ, and the table says so.
+flip and a normalisation of a CIFAR image cost 100 µs there and 2 µs here. It loses when there is nothing to compile,
+and on a first epoch that is also the last one, since what is kept must first be computed. EXACT, proved on samples
+before it is used; where torchvision resamples tensors, one level of 255 may differ, and the table says so.
 
 Source: ``torchspeed.data.pipeline.compile``; one pass from uint8 is the idea of FFCV, Leclerc et al., "FFCV:
 Accelerating training by removing data bottlenecks", CVPR 2023.
