@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torchspeed.data.dataloader import DataLoader
+    from torchspeed.data.sources.image_columns import ParquetImages, hugging_face
     from torchspeed.engine.build import build
     from torchspeed.engine.resolve import process_environment
     from torchspeed.engine.rundir import RunDirectory
@@ -34,6 +35,7 @@ _HOMES = {
     "Lever": "lever",
     "Machine": "machine",
     "Measurement": "measurement",
+    "ParquetImages": "data.sources.image_columns",
     "Plan": "plan",
     "Result": "engine.train",
     "Run": "run",
@@ -41,6 +43,7 @@ _HOMES = {
     "Stage": "lever",
     "build": "engine.build",
     "explain": "measure.explain",
+    "hugging_face": "data.sources.image_columns",
     "load_job": "load",
     "plan_beside": "load",
     "process_environment": "engine.resolve",
@@ -60,6 +63,7 @@ __all__ = [
     "Lever",
     "Machine",
     "Measurement",
+    "ParquetImages",
     "Plan",
     "Result",
     "Run",
@@ -67,6 +71,7 @@ __all__ = [
     "Stage",
     "build",
     "explain",
+    "hugging_face",
     "load_job",
     "plan_beside",
     "process_environment",

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchspeed.data.audio import Recordings, Waveforms, read_spoken_digits
+from torchspeed.data.audio import Recordings, Waveforms, read_spoken_digits, read_wav_folder
 from torchspeed.data.log_mel import LogMel, log_mel, mel_filter_bank
 from torchspeed.data.random import integers, sample_keys, uniform
+from torchspeed.data.resample_audio import resample
 from torchspeed.data.wav import read_wav
 from torchspeed.errors import DataError
 
@@ -111,6 +112,63 @@ def test_a_damaged_file_is_named_with_the_finding(data: bytes, finding: str, tmp
     (tmp_path / "a.wav").write_bytes(data)
     with pytest.raises(DataError, match=rf"a\.wav: .*{finding}"):
         read_wav(tmp_path / "a.wav")
+
+
+def test_a_file_longer_than_any_wav_file_is_not_read(tmp_path: Path) -> None:
+    with open(tmp_path / "a.wav", "wb") as file:
+        file.truncate(5 << 30)  # takes no room on the disk
+    with pytest.raises(DataError, match=r"a\.wav: 5,368,709,120 bytes; a wav file cannot be longer than 4 GiB"):
+        read_wav(tmp_path / "a.wav")
+
+
+def folder_of_wavs(folder: Path) -> None:
+    for name in ("yes/1.wav", "yes/more/2.WAV", "no/1.wav", ".cache/1.wav"):
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
+        write_pcm(folder / name, SIGNAL * len(name) / 20, 16)
+    (folder / "no" / "README.txt").write_text("not a sound")
+
+
+def test_every_folder_is_a_class_of_the_files_below_it(tmp_path: Path) -> None:
+    folder_of_wavs(tmp_path)
+    recordings, classes = read_wav_folder(tmp_path)
+    assert classes == ("no", "yes")
+    assert recordings.labels.tolist() == [0, 1, 1]
+    assert recordings.sample_rate == 8000
+    for i, name in enumerate(("no/1.wav", "yes/1.wav", "yes/more/2.WAV")):
+        held = recordings.samples[recordings.offsets[i] : recordings.offsets[i + 1]]
+        assert torch.equal(held, read_wav(tmp_path / name)[0])
+
+
+def test_recordings_of_any_rate_are_resampled_to_the_one_that_is_asked_for(tmp_path: Path) -> None:
+    folder_of_wavs(tmp_path)
+    write_pcm(tmp_path / "yes" / "1.wav", SIGNAL, 16, rate=22_050)
+    recordings, _ = read_wav_folder(tmp_path, sample_rate=16_000)
+    assert recordings.sample_rate == 16_000
+    assert np.diff(recordings.offsets).tolist() == [100, 37, 100]
+    expected = resample(read_wav(tmp_path / "yes" / "1.wav")[0], 22_050, 16_000)
+    assert torch.equal(recordings.samples[100:137], expected)
+    with pytest.raises(DataError, match=r"yes/1\.wav: 22050 Hz where .*no/1\.wav has 8000 Hz; give sample_rate="):
+        read_wav_folder(tmp_path)
+
+
+def test_a_folder_that_is_not_one_of_classes_is_refused_with_the_file(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(DataError, match=r"one folder of \.wav files per class"):
+            read_wav_folder(folder)
+    folder_of_wavs(tmp_path)
+    (tmp_path / "maybe").mkdir()
+    with pytest.raises(DataError, match=r"maybe: no \.wav file in it"):
+        read_wav_folder(tmp_path)
+    (tmp_path / "maybe" / "1.wav").write_bytes(GOOD[:-6])
+    with pytest.raises(DataError, match=r"maybe/1\.wav: the chunk RIFF declares"):
+        read_wav_folder(tmp_path)
+
+
+def test_a_header_that_declares_a_rate_of_1_hz_does_not_fill_the_memory(tmp_path: Path) -> None:
+    (tmp_path / "yes").mkdir()
+    write_pcm(tmp_path / "yes" / "1.wav", SIGNAL, 16, rate=1)
+    with pytest.raises(DataError, match=r"yes/1\.wav: from 1 to 16000 Hz: more than 256 times as many samples"):
+        read_wav_folder(tmp_path, sample_rate=16_000)
 
 
 def test_spoken_digits_are_split_by_the_index_in_their_names(tmp_path: Path) -> None:

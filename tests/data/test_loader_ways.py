@@ -71,7 +71,7 @@ def test_ranks_share_each_batch(world_size: int) -> None:
         ids(OrderedLoader(Threaded(50), 8, shuffle=True, drop_last=True, rank=r, world_size=world_size).epoch(2))
         for r in range(world_size)
     ]
-    assert [sum((share[n] for share in shares), []) for n in range(len(whole))] == whole
+    assert [[index for share in shares for index in share[n]] for n in range(len(whole))] == whole
 
 
 def test_a_batch_with_fewer_samples_than_ranks_is_refused() -> None:

@@ -1,12 +1,14 @@
 """Text becomes tokens and back, and every token is learnt from."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from torchspeed.data.random import sample_keys
+from torchspeed.data.kernels.windows import token_windows
+from torchspeed.data.random import permutation, sample_keys, uniform
 from torchspeed.data.text import IGNORED, TokenWindows, Vocabulary, python_library_sources, read_text
 from torchspeed.errors import DataError
 
@@ -76,6 +78,17 @@ def test_evaluation_predicts_every_token_but_the_first_exactly_once(n: int) -> N
     assert (targets[counted] == inputs[counted] + 1).all()
 
 
+def test_a_shuffled_evaluation_predicts_them_exactly_once_too() -> None:
+    windows = TokenWindows(np.arange(31, dtype=np.uint8), 8, random=False)
+    order = np.array([3, 1, 0, 2])  # the window that is moved back, to have an end, comes first
+    parts = [windows.batch(part, sample_keys(0, 0, part))[1] for part in np.array_split(order, 2)]
+    targets = torch.cat(parts)
+    assert sorted(targets[targets != IGNORED].tolist()) == list(range(1, 31))
+    in_order = windows.batch(np.arange(4), sample_keys(0, 0, order))[1]
+    assert torch.equal(targets, in_order[order])
+    assert (in_order == IGNORED).sum(1).tolist() == [0, 0, 0, 2]
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int64])
 def test_training_windows_are_pieces_of_the_text_shifted_by_one(dtype: type) -> None:
     tokens = np.arange(200, dtype=dtype)
@@ -101,6 +114,35 @@ def test_training_windows_cover_the_text_in_every_epoch_and_are_not_always_align
     chi_square = ((counts - expected) ** 2 / expected).sum()
     freedom = len(counts) - 1
     assert chi_square < freedom + 4 * (2 * freedom) ** 0.5, "every place is equally likely"
+
+
+def test_where_windows_begin_is_drawn_from_the_first_stream_of_each_key() -> None:
+    """Runs of earlier versions are resumed and repeated with the same windows."""
+    windows = TokenWindows(np.arange(1003), 16, random=True)
+    indices = permutation(0, 7, len(windows))
+    keys = sample_keys(0, 7, indices)
+    starts = ((indices + uniform(keys, 0)) * ((1003 - 16) / len(windows))).astype(int)
+    assert windows.batch(indices, keys)[0][:, 0].tolist() == starts.tolist()
+
+
+def test_batches_from_threads_are_those_of_one_thread_and_stay_as_they_are() -> None:
+    windows = TokenWindows(np.arange(5000, dtype=np.uint16), 16, random=True)
+    assert windows.threads
+    requests = [(part, sample_keys(0, 0, part)) for part in np.arange(300).reshape(30, 10)]
+    alone = [tuple(part.clone() for part in windows.batch(*request)) for request in requests]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda request: windows.batch(*request), requests))
+    for one, other in zip(alone, together, strict=True):
+        assert torch.equal(one[0], other[0])
+        assert torch.equal(one[1], other[1])
+
+
+def test_no_window_leaves_the_tokens() -> None:
+    tokens, starts = np.arange(10, dtype=np.uint8), np.array([-5, 0, 7, 8, 1 << 40])
+    inputs, targets = np.empty((2, 5, 2), np.int64)
+    token_windows(tokens, starts, np.array([0, 1, 2, 9, 0]), IGNORED, inputs, targets)
+    assert inputs.tolist() == [[0, 1], [0, 1], [7, 8], [7, 8], [7, 8]]
+    assert targets.tolist() == [[1, 2], [IGNORED, 2], [IGNORED, IGNORED], [IGNORED, IGNORED], [8, 9]]
 
 
 def test_tokens_may_be_mapped_from_a_file(tmp_path: Path) -> None:

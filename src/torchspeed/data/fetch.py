@@ -5,9 +5,11 @@ for, so that a sample is the same whoever loads it and whenever.
 """
 
 import random
+import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,10 @@ from torchspeed.data.batched import BatchedDataset
 from torchspeed.data.random import Keys
 from torchspeed.errors import DataError, TorchspeedError
 
+_NOT_THE_USERS = (
+    *(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")),
+    str(Path(__file__).parents[1]),
+)
 Request = tuple[NDArray[np.int64], Keys]  # the samples of a batch and their keys
 Collate = Callable[[list[Any]], Any]
 
@@ -93,7 +99,7 @@ class Fetcher(Dataset[Any]):
         except TorchspeedError:
             raise
         except Exception as error:
-            what = f"the batch of samples {_few(indices)} raised {type(error).__name__}: {error}{_where(error)}"
+            what = f"the batch of samples {_few(indices)} raised {type(error).__name__}: {error}{raised_at(error)}"
             raise DataError(what) from error
 
     def _culprits(self, indices: NDArray[np.int64], keys: Keys) -> dict[int, str]:
@@ -133,7 +139,7 @@ class Fetcher(Dataset[Any]):
         except TorchspeedError:
             raise
         except Exception as error:
-            raise DataError(f"sample {index} raised {type(error).__name__}: {error}{_where(error)}") from error
+            raise DataError(f"sample {index} raised {type(error).__name__}: {error}{raised_at(error)}") from error
 
 
 def seed_generators(key: int) -> None:
@@ -159,11 +165,15 @@ def _none_left(indices: NDArray[np.int64]) -> DataError:
     return DataError(f"none of the samples {_few(indices)} can be read; a batch needs at least one")
 
 
-def _where(error: BaseException) -> str:
+def raised_at(error: BaseException) -> str:
+    """ " (file:line)" of the user's code that raised: the deepest frame outside of installed packages."""
+    frames = []
     trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
+    while trace is not None:
+        frames.append((trace.tb_frame.f_code.co_filename, trace.tb_lineno))
         trace = trace.tb_next
-    return "" if trace is None else f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})"
+    own = [frame for frame in frames if not frame[0].startswith(_NOT_THE_USERS)] or frames
+    return " ({}:{})".format(*own[-1]) if own else ""
 
 
 def _few(indices: NDArray[np.int64]) -> str:

@@ -41,7 +41,7 @@ def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
     if new * (old + 2 * reach) > _MAX_FILTERS:
         raise DataError(
             f"from {from_rate} to {to_rate} Hz: {new:,} filters of {old + 2 * reach:,} coefficients, because the rates "
-            f"have no larger common divisor than {divisor}; go by way of a rate that has one with both"
+            f"have no larger common divisor than {divisor}; convert it with another program first"
         )
     filters = _filters(old, new, reach, cutoff).to(waveform)
     samples = waveform.shape[-1]

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torchspeed.data.random import Keys, integers, uniform
+from torchspeed.data.kernels.hide import hide
+from torchspeed.data.random import Keys, uniform
 from torchspeed.errors import DataError
 
 _FIRST_STREAM = 16  # below are those of what the spectrograms are made from
@@ -47,15 +48,13 @@ class SpecAugment:
         return torch.where(bands[:, :, None] | moments[:, None, :], mean, spectrograms)
 
     def on_host(self, spectrograms: NDArray[np.float32], keys: Keys) -> None:
-        """The same in place, for loader threads: NumPy makes no threads of its own."""
-        bands, moments = self.masks(keys, *spectrograms.shape[1:])
-        mean = spectrograms.mean((1, 2), keepdims=True)
-        np.copyto(spectrograms, mean, where=bands[:, :, None] | moments[:, None, :])
+        """The same in place, in loader threads, where PyTorch would make threads of its own."""
+        hide(spectrograms, *self.masks(keys, *spectrograms.shape[1:]))
 
     def masks(self, keys: Keys, mels: int, frames: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """(bands [B, mels], moments [B, frames]): true where something is masked."""
         longest = min(self.time_width, int(self.time_fraction * frames))
-        streams = range(_FIRST_STREAM, _FIRST_STREAM + 2 * (self.frequency_masks + self.time_masks), 2)
+        streams = range(_FIRST_STREAM, _FIRST_STREAM + self.frequency_masks + self.time_masks)
         bands = _stretches(keys, streams[: self.frequency_masks], min(self.frequency_width, mels), mels)
         return bands, _stretches(keys, streams[self.frequency_masks :], longest, frames)
 
@@ -65,7 +64,8 @@ def _stretches(keys: Keys, streams: range, longest: int, places: int) -> NDArray
     inside = np.zeros((len(keys), places), np.bool_)
     place = np.arange(places)
     for stream in streams:
-        width = integers(keys, stream, 0, longest + 1)
-        first = np.floor(uniform(keys, stream + 1) * (places - width + 1))
+        draw = uniform(keys, stream) * (longest + 1)
+        width = np.floor(draw)
+        first = np.floor((draw - width) * (places - width + 1))  # what the width leaves of the draw is uniform too
         inside |= (place >= first[:, None]) & (place < (first + width)[:, None])
     return inside

@@ -31,13 +31,33 @@ def real(keys: Any, draw: Callable[[], Any]) -> list[Any]:
     return results
 
 
+WEIGHTS = torch.tensor([0.2, 0.5, 0.3])
+
+
+def shuffled(n: int) -> list[int]:
+    numbers = list(range(n))
+    random.shuffle(numbers)
+    return numbers
+
+
 CASES: dict[str, tuple[Callable[[Draws], Any], Callable[[], Any]]] = {
     "rand": (lambda d: d.rand(), lambda: torch.rand(1).item()),
     "uniform": (lambda d: d.uniform(-0.29, 0.73), lambda: torch.empty(1).uniform_(-0.29, 0.73).item()),
+    "uniform, bounds of each sample": (
+        lambda d: d.uniform(np.full(SAMPLES, -3.3), np.full(SAMPLES, 7.1)),
+        lambda: torch.empty(1).uniform_(-3.3, 7.1).item(),
+    ),
     "randint": (lambda d: d.randint(-3, 9), lambda: torch.randint(-3, 9, (1,)).item()),
     "randint of shape ()": (lambda d: d.randint(0, 9), lambda: int(torch.randint(0, 9, size=()))),
     "randperm": (lambda d: d.randperm(4), lambda: torch.randperm(4).tolist()),
+    "multinomial": (lambda d: d.multinomial([0.2, 0.5, 0.3]), lambda: int(torch.multinomial(WEIGHTS, 1))),
     "random.random": (lambda d: d.python_random(), random.random),
+    "random.choices": (lambda d: d.python_choice(5), lambda: random.choices(range(5))[0]),
+    "weighted random.choices": (
+        lambda d: d.python_choice(4, [0.1, 3, 0, 2]),
+        lambda: random.choices(range(4), [0.1, 3, 0, 2])[0],
+    ),
+    "random.shuffle": (lambda d: d.python_shuffle(5), lambda: shuffled(5)),
 }
 
 

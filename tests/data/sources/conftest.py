@@ -1,27 +1,21 @@
 """Pictures, their files, and torchvision, whose compiled operators a CPU-only PyTorch may lack."""
 
 import io
-import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
+
+import vision
 
 
 @pytest.fixture(scope="session")
 def torchvision() -> ModuleType:
-    """torchvision with its Python part alone: names of operators suffice for that."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            library.define(f"{name}(Tensor x) -> Tensor")
-    pytest.importorskip("torchvision.transforms.v2", reason="torchvision is not installed")
-    sys.modules["torchvision"].library_of_the_tests = library  # type: ignore[attr-defined]  # operators live as long
-    return sys.modules["torchvision"]
+    """torchvision, as far as it can be had beside this PyTorch."""
+    return vision.torchvision
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,13 @@
 """What cannot be taken apart is said so in a sentence, and nothing of the user's is touched by the attempt."""
 
 import copy
+import multiprocessing
+import os
 import random
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +45,12 @@ class Pictures(Dataset):  # type: ignore[type-arg]
         return self.transform(self.image(i)), i % 3
 
 
-class MirroredBefore(Pictures):
+class MovedBefore(Pictures):
     def image(self, i: int) -> Image.Image:
-        return Image.fromarray(np.ascontiguousarray(self.images[i][:, :: random.choice((1, -1))]))
+        return Image.fromarray(np.roll(self.images[i], random.randrange(8), axis=1))
 
 
-class RarelyMirroredBefore(Pictures):
+class RarelyInvertedBefore(Pictures):
     def image(self, i: int) -> Image.Image:
         return Image.fromarray(self.images[i] if torch.rand(()) < 0.9999 else 255 - self.images[i])
 
@@ -115,15 +119,18 @@ def with_own_generator(generator: np.random.Generator) -> Any:
 @pytest.mark.parametrize(
     ("dataset", "why"),
     [
-        (MirroredBefore(), r"^the image of sample \d+ differs from call to call before the transform$"),
-        (RarelyMirroredBefore(), r"^sample 0 draws random numbers outside of its transform$"),
+        (MovedBefore(), r"^the image of sample \d+ differs from call to call before the transform$"),
+        (RarelyInvertedBefore(), r"^sample 0 draws random numbers outside of its transform$"),
         (OwnGenerator(), r"^the image of sample 0 differs from call to call before the transform$"),
         (RandomLabels(), r"^what sample 0 holds beside its image differs from call to call$"),
         (TwoViews(), r"^sample 0 calls transform 2 times$"),
         (WorkedOnAfterwards(), r"^sample 0 is worked on after its transform \(.*test_opaque\.py:\d+\)$"),
         (LookedAtAfterwards(), r"^sample 0 is more than its transform applied to what the transform is given$"),
         (ThrownAway(), r"^what transform returns is not a part of sample 0 as it is$"),
-        (WithTarget(lambda image, target: image), r"^transform is called with \(Image, target\), not with one image$"),
+        (
+            WithTarget(lambda image, target: floats(image)),
+            r"^transform is called with \(Image, target\), not with one image$",
+        ),
         (Cached(), r"^sample 0 comes without a call of transform, as if it had been kept$"),
         (Closing(), r"^Closing has a __del__"),
         (Pictures(with_own_generator(np.random.default_rng(0))), r"though the generators are the same$"),
@@ -199,7 +206,7 @@ def test_a_sample_that_is_treated_in_another_way_is_named() -> None:
 
     source = read(Moody())
     Moody.mood = 12
-    with pytest.raises(DataError, match="^sample 12 comes without a call of transform.*unlike the samples"):
+    with pytest.raises(DataError, match=r"^sample 12 comes without a call of transform.*unlike the samples"):
         source.raw(12)
 
 
@@ -208,7 +215,7 @@ def test_an_empty_dataset_is_an_error_of_its_data() -> None:
         def __len__(self) -> int:
             return 0
 
-    with pytest.raises(DataError, match="^Empty: the data are empty"):
+    with pytest.raises(DataError, match=r"^Empty: the data are empty"):
         read(Empty())
 
 
@@ -218,22 +225,39 @@ def test_the_users_code_runs_in_one_thread_at_a_time() -> None:
 
         def image(self, i: int) -> Image.Image:
             self.inside += 1
+            time.sleep(1e-4)
             assert self.inside == 1
             image = Image.fromarray(np.rot90(self.images[i]).copy())
             self.inside -= 1
             return image
 
     source = read(Alone())
-    wrong: list[int] = []
+    with ThreadPoolExecutor(8) as pool:
+        images = list(pool.map(source.image, range(N)))
+    assert all(np.array_equal(image, np.rot90(IMAGES[i])) for i, image in enumerate(images))
 
-    def work() -> None:
-        for i in range(N):
-            if not np.array_equal(source.image(i), np.rot90(IMAGES[i])):
-                wrong.append(i)
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+def test_a_process_that_is_forked_meanwhile_does_not_wait() -> None:
+    class Slow(Pictures):
+        entered, go_on = threading.Event(), threading.Event()
+
+        def image(self, i: int) -> Image.Image:
+            if i == 12 and os.getpid() == parent:
+                self.entered.set()
+                self.go_on.wait(30)
+            return Image.fromarray(np.rot90(self.images[i]).copy())
+
+    parent = 0
+    source = read(Slow())
+    parent = os.getpid()
+    with ThreadPoolExecutor(1) as pool:
+        busy = pool.submit(source.image, 12)
+        assert Slow.entered.wait(30)
+        child = multiprocessing.get_context("fork").Process(target=source.image, args=(12,))
+        child.start()
+        child.join(30)
+        Slow.go_on.set()
+        busy.result()
+    exit_code = child.exitcode
+    child.kill()
+    assert exit_code == 0

@@ -176,6 +176,33 @@ def test_a_column_that_agrees_by_chance_is_not_taken_for_the_label() -> None:
     assert read(Rare(odd=18)).rest(18) is None
 
 
+def test_a_column_of_another_thing_is_not_taken_for_the_label() -> None:
+    class Weighted(Pictures):
+        def __init__(self) -> None:
+            super().__init__(halve)
+            self.weights = [0] * N
+
+        def __getitem__(self, i: int) -> Any:
+            return self.transform(Image.fromarray(self.pictures[i])), int(i == 17)
+
+    assert read(Weighted()).rest(17) is None
+
+
+def test_a_transform_that_is_kept_twice(torchvision: ModuleType) -> None:
+    """As in those datasets of torchvision that transform image and target together."""
+
+    class Together(torchvision.datasets.VisionDataset):  # type: ignore[misc,name-defined]
+        def __len__(self) -> int:
+            return N
+
+        def __getitem__(self, i: int) -> Any:
+            return self.transforms(Image.fromarray(IMAGES[i]), int(LABELS[i]))
+
+    source = read(Together("", transform=halve, target_transform=lambda label: -label))
+    assert source.transform is halve
+    assert source.raw(3)[1] == (Hole(), -LABELS[3])
+
+
 class Files(Dataset):  # type: ignore[type-arg]
     """The custom dataset of PyTorch's tutorial, without pandas."""
 

@@ -5,8 +5,9 @@ tensors mean the same by that and compute it differently: the luminance is round
 not, the blend is ``d + a (x - d)`` or ``a x + (1 - a) d``, in float32, and what is lost last decides about a level.
 Over a chain of four such operations levels would add up, so each set of rules is followed to the last bit.
 
-Sources: Pillow, src/libImaging/Blend.c, Convert.c and PIL/ImageEnhance.py; torchvision, transforms/_functional_tensor.py
-and transforms/v2/functional/_color.py. PyTorch adds ``alpha * b`` to ``a`` with one rounding where the processor can.
+Sources: Pillow, src/libImaging/Blend.c, src/libImaging/Convert.c and PIL/ImageEnhance.py; torchvision,
+transforms/_functional_tensor.py and transforms/v2/functional/_color.py. PyTorch adds ``alpha * b`` to ``a`` with one
+rounding where the processor can.
 """
 
 import numpy as np
@@ -45,10 +46,8 @@ def contrast(images: Pixels, positions: Positions, factors: NDArray[np.float64],
             for i in range(width * channels):
                 total += i32(grey[i])
         total //= channels  # every grey was counted once per channel
-        if rules == PILLOW:
-            mean = f32(int(total / (height * width) + 0.5))
-        else:
-            mean = f32(total) / f32(height * width)
+        exact = total / (height * width)
+        mean = f32(int(exact + 0.5)) if rules == PILLOW else f32(exact)
         _blend_with_level(images[b].reshape(height * width * channels), mean, factors[k], rules)
 
 

@@ -10,24 +10,18 @@ registers. Arithmetic does sixteen at once, and then memory is the limit. Column
 a mirrored image) descending, with fillings at its ends; ``_sixteen`` loads 16 pixels of it, brings their bytes into the
 order of the result, and converts. The table stays the truth: arithmetic is used where it was seen to give each of its
 values, bit for bit, on this processor; anything else (and pixels beside the run) is looked up.
-
-float32: ``(x / 255 - mean) / std`` rounds three times. A division by a known number c is correctly rounded as a product
-with 1 / c in two parts, ``fma(x, high, x · low)``: Brisebarre, Muller & Raina, "Accelerating correctly rounded
-floating-point division when the divisor is known in advance", IEEE Transactions on Computers 53 (2004). bfloat16 and
-float16 keep so few digits that one fused ``slope · x + offset`` gives the same ones.
 """
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from torchspeed.data.kernels.forms import AsIs, Form, ToFloat16, ToFloat32, candidates
 from torchspeed.data.kernels.jit import _Kernel, kernel
 from torchspeed.errors import DataError
 
@@ -42,41 +36,8 @@ _MOST_CHANNELS = 4  # that go through registers together
 _U = np.uint64
 
 
-class ToFloat32(NamedTuple):
-    """``(x · scale - mean) · factor``; scale and factor in two parts."""
-
-    scale: np.float32
-    scale_low: np.float32
-    mean: np.float32
-    factor: np.float32
-    factor_low: np.float32
-
-
-class ToBFloat16(NamedTuple):
-    """``slope · x + offset``."""
-
-    slope: np.float32
-    offset: np.float32
-
-
-class ToFloat16(NamedTuple):
-    """``slope · x + offset``."""
-
-    slope: np.float32
-    offset: np.float32
-
-
-class AsIs(NamedTuple):
-    """Levels stay levels."""
-
-    factor: np.uint8
-
-
-Form = ToFloat32 | ToBFloat16 | ToFloat16 | AsIs
-
-
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Conversion:
     """table: [C, 256], what each level becomes (bits, for bfloat16 and float16). forms: the arithmetic that gives the
     same, for each channel; none if there is none."""
@@ -90,7 +51,9 @@ class Conversion:
             return "looked up in a table"
         return "copied" if isinstance(self.forms[0], AsIs) else "computed in registers"
 
-    def run(self, levels: Levels, index: Index, rows: Map, columns: Map, fills: NDArray[Any], out: NDArray[Any]) -> None:
+    def run(
+        self, levels: Levels, index: Index, rows: Map, columns: Map, fills: NDArray[Any], out: NDArray[Any]
+    ) -> None:
         """Pixels of ``levels`` uint8 [N, H, W, C], moved and converted, to ``out`` [B, C, h, w].
 
         index: int64 [B]; rows: int32 [B, h] or [1, h]; columns: int32 [B, w] or [1, w]; fills: [K, C] of the table's
@@ -113,15 +76,15 @@ def gather(levels: Levels, index: Index, rows: Map, columns: Map, fills: Levels,
 
 
 def conversion(table: Tensor) -> Conversion:
-    """How to convert levels by ``table`` [C, 256]: by arithmetic if some is found that gives every one of its values."""
+    """How to convert by ``table`` [C, 256]: by arithmetic if some is found that gives every one of its values."""
     values = bits(table)
     if len(values) > _MOST_CHANNELS:
         return Conversion(values)
     found: dict[int, Form] = {}
-    for candidates in _candidates(table):
-        given = _values(values, candidates)
-        for channel in np.flatnonzero((given == values).all(axis=1)):
-            found.setdefault(int(channel), candidates[channel])
+    for forms in candidates(table.detach().cpu()):
+        same = _values(values, forms).view(np.uint8) == values.view(np.uint8)  # 0 and -0 are not
+        for channel in np.flatnonzero(same.all(axis=1)):
+            found.setdefault(int(channel), forms[channel])
         if len(found) == len(values):
             return Conversion(values, tuple(found[channel] for channel in range(len(values))))
     return Conversion(values)
@@ -151,94 +114,6 @@ def _values(table: NDArray[Any], forms: tuple[Form, ...]) -> NDArray[Any]:
     return out.reshape(channels, 256)
 
 
-def _candidates(table: Tensor) -> Iterator[tuple[Form, ...]]:
-    """Arithmetic that might give ``table``, the likeliest first; one form for each channel."""
-    if table.dtype == torch.uint8:
-        yield (AsIs(np.uint8(1)),) * len(table)
-    elif table.dtype in (torch.bfloat16, torch.float16) and bool(table.isfinite().all()):
-        form = ToBFloat16 if table.dtype == torch.bfloat16 else ToFloat16
-        yield tuple(form(*map(np.float32, _line_between(*_rounding_interval(values)))) for values in table)
-    elif table.dtype == torch.float32:
-        values = table.double().numpy()
-        lines = [np.polynomial.polynomial.polyfit(np.arange(256.0), channel, 1) for channel in values]
-        straight = [np.abs(c[0] + c[1] * np.arange(256) - v).max() < 1e-5 * abs(256 * c[1]) for c, v in zip(lines, values, strict=True)]
-        if all(straight):
-            yield from _normalisations(values, np.array([line[1] for line in lines]))
-
-
-def _normalisations(values: NDArray[np.float64], slopes: NDArray[np.float64]) -> Iterator[tuple[ToFloat32, ...]]:
-    """Straight lines as ``(x · scale - mean) / std``; ``values``: [C, 256], ``slopes``: [C].
-
-    Where a value is smallest the subtraction was exact and the value itself is known best, so the mean is read off
-    there; then std from all values. Both may still be one unit in the last place off.
-    """
-    x = np.arange(256.0)
-    for scale, scale_low in (_two_parts(1 / 255), (np.float32(1), np.float32(0)), (np.float32(1 / 255), np.float32(0))):
-        scaled = (x * (np.float64(scale) + np.float64(scale_low))).astype(np.float32)
-        for mean_off, std_off in product((0, -1, 1), repeat=2):
-            forms = []
-            for channel, slope in zip(values, slopes, strict=True):
-                least = np.abs(channel).argmin()
-                mean = _moved(np.float32(scaled[least] - channel[least] * np.float64(scale) / slope), mean_off)
-                centred = (scaled - mean).astype(np.float64)
-                std = _moved(np.float32((centred @ centred) / (centred @ channel)), std_off)
-                forms.append(ToFloat32(scale, scale_low, mean, *_two_parts(1 / np.float64(std))))
-            yield tuple(forms)
-
-
-def _two_parts(value: float) -> tuple[np.float32, np.float32]:
-    high = np.float32(value)
-    return high, np.float32(value - np.float64(high))
-
-
-def _moved(value: np.float32, units: int) -> np.float32:
-    return value if units == 0 else np.nextafter(value, np.float32(units * np.inf))
-
-
-def _rounding_interval(values: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The real numbers (lower, upper) that round to each of ``values`` [256], which have 16 bits."""
-    infinity = torch.full_like(values, torch.inf)
-    exact, below, above = (
-        v.double().numpy() for v in (values, torch.nextafter(values, -infinity), torch.nextafter(values, infinity))
-    )
-    return (exact + below) / 2, (exact + above) / 2
-
-
-def _line_between(lower: NDArray[np.float64], upper: NDArray[np.float64]) -> tuple[float, float]:
-    """(slope, offset) of the line over 0 … 255 that stays furthest inside ``lower`` and ``upper`` [256].
-
-    How far it stays inside, relative to each interval, is a concave function of slope and of offset, so two nested
-    searches by thirds find its top. Where level 0 is to give 0, the offset can be nothing but 0.
-    """
-    x, width = np.arange(256.0), upper - lower
-    middle = (lower + upper) / 2
-    offset, slope = np.polynomial.polynomial.polyfit(x, middle, 1)
-    reach = width.max()
-
-    def room(slope: float, offset: float) -> float:
-        line = offset + slope * x
-        return float(np.minimum((line - lower) / width, (upper - line) / width).min())
-
-    def best_offset(slope: float) -> float:
-        if middle[0] == 0:
-            return 0.0
-        return _top(lambda tried: room(slope, tried), offset - reach, offset + reach)
-
-    slope = _top(lambda tried: room(tried, best_offset(tried)), slope - reach / 64, slope + reach / 64)
-    return slope, best_offset(slope)
-
-
-def _top(value: Callable[[float], float], low: float, high: float) -> float:
-    """Where a concave function is greatest, by thirds."""
-    for _ in range(30):
-        third = (high - low) / 3
-        if value(low + third) < value(high - third):
-            low += third
-        else:
-            high -= third
-    return (low + high) / 2
-
-
 def _one_if_same(map_: Map) -> Map:
     """[1, n] in place of one that was broadcast."""
     return np.require(map_[:1] if map_.strides[0] == 0 else map_, np.int32, ["C", "W"])
@@ -253,9 +128,8 @@ def _check(
     fills: NDArray[Any],
     out: NDArray[Any],
 ) -> None:
-    batch, channels, height, width = out.shape
+    batch, channels, height, width = out.shape if out.ndim == 4 else (0, 0, 0, 0)
     item = out.itemsize
-    lies_well = out.flags.c_contiguous or out.strides[1:] == (item, channels * width * item, channels * item)
     fits = (
         levels.dtype == np.uint8
         and levels.ndim == 4
@@ -267,8 +141,9 @@ def _check(
         and fills.ndim == 2
         and fills.shape[1] == channels
         and fills.dtype == table.dtype == out.dtype
+        and (out.flags.c_contiguous or out.strides[1:] == (item, channels * width * item, channels * item))
     )
-    if not (fits and lies_well):
+    if not fits:
         raise DataError(
             f"levels {levels.dtype} {levels.shape}, index {index.shape}, rows {rows.shape}, columns {columns.shape}, "
             f"table {table.dtype} {table.shape}, fills {fills.dtype} {fills.shape}, out {out.dtype} {out.shape} with "
@@ -381,7 +256,7 @@ def _convert(
             if row < 0:
                 for c in range(_U(channels)):
                     for j in range(_U(width)):
-                        out[b, c, i, j] = fills[_U(-1 - min(row, columns[columns_of, j])), c]
+                        out[b, c, i, j] = fills[_U(-1 - row), c]
 
 
 class _Instructions(_Kernel):
@@ -418,7 +293,7 @@ def _sixteen(
     channels, form = len(forms), forms.dtype.instance_class
     planar = out.layout == "C"
     byte, word, single = ir.IntType(8), ir.IntType(32), ir.FloatType()
-    bytes_, words, halves, singles = (ir.VectorType(lane, LANES) for lane in (byte, word, ir.IntType(16), single))
+    words, halves, singles = (ir.VectorType(lane, LANES) for lane in (word, ir.IntType(16), single))
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         levels_, n, row, column, out_, b, i, j, forms_, _ = arguments
@@ -456,7 +331,8 @@ def _sixteen(
                 scale, low, mean, factor, factor_low = (constants(name, channel_of) for name in form._fields)
                 centred = builder.fsub(fma(x, scale, builder.fmul(x, low)), mean)
                 return fma(centred, factor, builder.fmul(centred, factor_low))
-            x = fma(x, constants("slope", channel_of), constants("offset", channel_of))
+            origin, slope, offset = (constants(name, channel_of) for name in form._fields)
+            x = fma(builder.fsub(x, origin), slope, offset)
             if form is ToFloat16:
                 return builder.bitcast(builder.fptrunc(x, ir.VectorType(ir.HalfType(), LANES)), halves)
             half, sixteen = (ir.Constant(words, [value] * LANES) for value in (0x8000, 16))

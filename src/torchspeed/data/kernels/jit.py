@@ -8,7 +8,8 @@ Numba takes about half a second to import and a kernel from one to five to compi
 what was compiled is kept beside the source (or, where that cannot be written, in Numba's own folder of the user) and
 is loaded in milliseconds the next time. ``compile_seconds`` says what this process spent, so that it can be reported.
 
-A kernel may call other kernels of the same file. Source: https://numba.readthedocs.io, "Compiling Python code with @jit".
+A kernel may call other kernels of the same file. Source: https://numba.readthedocs.io, "Compiling Python code with
+@jit".
 """
 
 import functools

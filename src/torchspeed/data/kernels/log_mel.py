@@ -121,7 +121,8 @@ def _next_length(n: int) -> int:
 def log_mel(waveforms: Floats, tables: Tables, out: Floats) -> None:
     """``waveforms`` [B, samples] -> ``out`` [B, mels, 1 + samples // hop]: natural logarithms of powers.
 
-    Frame t is centred on sample t · hop; beyond the ends there is silence.
+    Frame t is centred on sample t · hop; beyond the ends there is silence. Silent frames at either end, mostly from
+    padding, are not transformed: what comes out is known.
     """
     half, hop = len(tables.places) - 1, tables.hop
     batch, samples = waveforms.shape
@@ -129,13 +130,30 @@ def log_mel(waveforms: Floats, tables: Tables, out: Floats) -> None:
     padded = np.zeros((frames + LANES) * hop + 2 * half, np.float32)
     rows, spare = np.empty((half, ROW), np.float32), np.empty((half, ROW), np.float32)
     powers = np.empty((tables.mels + 1) * LANES, np.float32)
+    silence = _logarithm(tables.floor)
     for b in range(batch):
         padded[half : half + samples] = waveforms[b]
-        for first in range(0, frames, LANES):
-            _load(padded, first * hop, hop, tables.window, rows.reshape((2 * half, LANES)))
+        begin, end = _sound(waveforms[b])
+        first = max(0, (begin - half + hop) // hop)  # frame t has the samples from t · hop - half to t · hop + half
+        last = min(frames, (end + half - 1) // hop + 1)
+        out[b, :, :first] = silence
+        out[b, :, last:] = silence
+        for frame in range(first, last, LANES):
+            _load(padded, frame * hop, hop, tables.window, rows.reshape((2 * half, LANES)))
             spectrum = _transform(rows, spare, tables.factors, tables.cos, tables.sin)
             _mel_powers(spectrum, tables, powers)
-            _store_logarithms(powers, tables.floor, out[b], first)
+            _store_logarithms(powers, tables.floor, out[b], frame, min(frame + LANES, last))
+
+
+@kernel
+def _sound(waveform: Floats) -> tuple[int, int]:
+    """From the first sample that is not silent to behind the last; (0, 0) without any."""
+    begin, end = 0, len(waveform)
+    while end > 0 and waveform[end - 1] == 0:
+        end -= 1
+    while begin < end and waveform[begin] == 0:
+        begin += 1
+    return begin, end
 
 
 @kernel
@@ -275,15 +293,14 @@ def _mel_powers(spectrum: Floats, tables: Tables, powers: Floats) -> None:
 
 
 @kernel
-def _store_logarithms(powers: Floats, floor: Any, out: Floats, first: int) -> None:
-    """The frames of ``powers`` that there are, to ``out`` [mels, frames] from frame ``first`` on."""
-    frames = min(LANES, out.shape[1] - first)
+def _store_logarithms(powers: Floats, floor: Any, out: Floats, first: int, last: int) -> None:
+    """Frames ``first`` to ``last`` of ``out`` [mels, frames], from the lanes of ``powers``, which are used up."""
     for mel in range(len(out)):
         band = powers[mel * LANES : (mel + 1) * LANES]
         for u in range(LANES):
             # What is no number stays none: a power minus itself is 0, or it is not.
             band[u] = _logarithm(max(band[u], floor)) + (band[u] - band[u])
-        for u in range(frames):
+        for u in range(last - first):
             out[mel, first + u] = band[u]
 
 

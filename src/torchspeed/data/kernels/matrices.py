@@ -19,6 +19,9 @@ from torchspeed.data.kernels.jit import kernel
 Column = NDArray[np.float64]  # [B]
 _RADIANS = math.pi / 180.0
 _DIGITS = 1e15
+_SPLIT = 2.0**27 + 1.0
+_HIGH = _SPLIT * _DIGITS - (_SPLIT * _DIGITS - _DIGITS)
+_LOW = _DIGITS - _HIGH
 
 
 @kernel
@@ -63,24 +66,21 @@ def rotation_matrices(degrees: Column, centres: NDArray[np.float64], out: NDArra
         centre_x, centre_y = centres[i, 0], centres[i, 1]
         cosine, sine, minus_sine = _rounded(math.cos(turn)), _rounded(math.sin(turn)), _rounded(-math.sin(turn))
         out[i, 0], out[i, 1], out[i, 3], out[i, 4] = cosine, sine, minus_sine, cosine
-        out[i, 2] = cosine * -centre_x + sine * -centre_y + 0.0 + centre_x
-        out[i, 5] = minus_sine * -centre_x + cosine * -centre_y + 0.0 + centre_y
+        out[i, 2] = cosine * -centre_x + sine * -centre_y + centre_x
+        out[i, 5] = minus_sine * -centre_x + cosine * -centre_y + centre_y
 
 
 @kernel
 def _rounded(value: float) -> float:
-    """Python's ``round(value, 15)`` for values up to 1: the decimal number nearest to it, and the float nearest to that.
+    """Python's ``round(value, 15)`` for values up to 1: the nearest decimal number, and the float nearest to that.
 
-    The product with 1e15 is known to a sixteenth only, so what it lost (Dekker's product, Numer. Math. 18, 1971) is
-    added before the nearest integer is chosen.
+    A float near 1e15 is a multiple of an eighth, so what the product lost (T. J. Dekker, Numer. Math. 18, 1971) has a
+    say in which integer is the nearest.
     """
     product = value * _DIGITS
-    big = 134217729.0 * value
-    high = big - (big - value)
+    high = _SPLIT * value - (_SPLIT * value - value)
     low = value - high
-    # 1e15 has 50 bits, of which the lowest 15 are zero: split by hand into 999999999995904 = 244140624999 * 2**12.
-    digits_high, digits_low = 999999995904000.0, 4096000.0
-    lost = ((high * digits_high - product) + high * digits_low + low * digits_high) + low * digits_low
+    lost = ((high * _HIGH - product) + high * _LOW + low * _HIGH) + low * _LOW
     whole = np.rint(product)
     rest = (product - whole) + lost
     if rest > 0.5:

@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from torchspeed.data.kernels.gather import gather
 from torchspeed.data.kernels.jit import kernel
 from torchspeed.errors import DataError
 
@@ -34,6 +33,7 @@ Integers = NDArray[np.int64]
 
 FILTERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")  # a filter's code is its place
 _SUPPORT = (0.0, 0.5, 1.0, 1.0, 2.0, 3.0)  # how far each reaches from the centre, in pixels of the smaller image
+_NEAREST = 0
 _BAND = 128  # rows
 
 _FRACTION_BITS = np.int32(22)
@@ -51,50 +51,48 @@ class Taps(NamedTuple):
     weights: NDArray[np.int32]
 
 
-def resample(levels: Levels, index: Integers, boxes: Integers, filter_code: int, out: Levels) -> None:
+def resample(
+    levels: Levels,
+    index: Integers,
+    boxes: Integers,
+    filter_code: int,
+    out: Levels,
+    *,
+    rows_first: bool = False,
+) -> None:
     """A box of each image, resampled to the size of ``out`` uint8 [B, h, w, C], 1 to 4 independent channels.
 
     levels: uint8 [N, H, W, C]; index: int64 [B]; boxes: int64 [B, 4], top, left, height, width, inside the image;
-    filter_code: place in ``FILTERS``. Raises ``DataError`` for arrays that do not fit, boxes beyond the image and
-    unknown filters, ``IndexError`` for an image that is not there.
+    filter_code: place in ``FILTERS``. ``rows_first``: always along rows first, as PyTorch resizes tensors of bytes
+    (with antialias, 1 level from this at most for bilinear, 2 for bicubic); False: as the installed Pillow.
+
+    Raises ``DataError`` for arrays that do not fit and unknown filters, ``IndexError`` for an image that is not there
+    and a box beyond its image.
     """
     _check(levels, index, boxes, filter_code, out)
-    batch, height, width, channels = out.shape
-    if batch == 0:
-        return
-    if FILTERS[filter_code] == "nearest":
-        rows, columns = _nearest(boxes[:, 0], boxes[:, 2], height), _nearest(boxes[:, 1], boxes[:, 3], width)
-        gather(levels, index, rows, columns, np.zeros((1, channels), np.uint8), out)
-        return
-    tallest, widest = int(boxes[:, 2].max()), int(boxes[:, 3].max())
+    _, tallest, widest, channels = levels.shape
+    _, height, width, _ = out.shape
     pixel = np.uint8 if channels == 1 else np.uint32
     images = np.empty((2, max(tallest, height) * max(widest, width)), pixel)
     bands = np.empty((2, _BAND * max(widest, width)), pixel)
     sums = np.empty(max(_BAND, widest, width) * 4, np.int32)
     down, across = _room(tallest, height, filter_code), _room(widest, width, filter_code)
-    _resample(
-        levels, index, boxes, filter_code, _columns_may_come_first(), down, across, images, bands, sums, out
-    )
+    columns_may_come_first = not rows_first and _pillow_chooses()
+    _resample(levels, index, boxes, filter_code, columns_may_come_first, down, across, images, bands, sums, out)
 
 
-def resample_one(image: Levels, box: Integers, filter_code: int, out: Levels) -> None:
+def resample_one(image: Levels, box: Integers, filter_code: int, out: Levels, *, rows_first: bool = False) -> None:
     """``resample`` for one ``image`` uint8 [H, W, C] and one ``box`` [4], to ``out`` uint8 [h, w, C]."""
-    resample(image[None], np.zeros(1, np.int64), box[None], filter_code, out[None])
+    resample(image[None], np.zeros(1, np.int64), box[None], filter_code, out[None], rows_first=rows_first)
 
 
 @cache
-def _columns_may_come_first() -> bool:
+def _pillow_chooses() -> bool:
+    """Whether it takes columns first where that is less work."""
     try:
         return int(version("pillow").split(".")[0]) >= 13
     except PackageNotFoundError:
         return True
-
-
-def _nearest(starts: Integers, lengths: Integers, size: int) -> NDArray[np.int32]:
-    """int32 [B, size]: the source pixels whose centres are nearest. Pillow adds the step up, and so its rounding."""
-    steps = np.repeat((lengths / size)[:, None], size, axis=1)
-    steps[:, 0] *= 0.5
-    return (starts[:, None] + np.cumsum(steps, axis=1).astype(np.int64)).astype(np.int32)
 
 
 def _room(size_in: int, size_out: int, filter_code: int) -> Taps:
@@ -115,19 +113,13 @@ def _check(levels: Levels, index: Integers, boxes: Integers, filter_code: int, o
         and index.shape == out.shape[:1]
         and boxes.shape == (len(index), 4)
         and boxes.dtype == np.int64
+        and 0 not in out.shape[1:3]
     )
     if not fits:
         raise DataError(
             f"levels {levels.dtype} {levels.shape}, index {index.shape}, boxes {boxes.dtype} {boxes.shape}, out "
             f"{out.dtype} {out.shape}: they must be contiguous uint8 [N, H, W, C], [B], int64 [B, 4], uint8 [B, h, w, "
             "C], with 1 to 4 channels"
-        )
-    ends = boxes[:, :2] + boxes[:, 2:]
-    beyond = (boxes[:, :2] < 0).any(axis=1) | (boxes[:, 2:] < 1).any(axis=1) | (ends > levels.shape[1:3]).any(axis=1)
-    if beyond.any() or 0 in out.shape[1:3]:
-        raise DataError(
-            f"boxes (top, left, height, width) {boxes[beyond][:1].tolist()} of images of {levels.shape[1:3]} to "
-            f"{out.shape[1:3]}: a box lies inside its image, and nothing has no pixels"
         )
 
 
@@ -145,13 +137,17 @@ def _resample(
     sums: NDArray[np.int32],
     out: Levels,
 ) -> None:
-    """``images``, ``bands`` and ``sums`` are scratch, enough for the largest box."""
+    """``images``, ``bands`` and ``sums`` are scratch, enough for a whole image."""
     _, height, width, _ = out.shape
     known_height, known_width = 0, 0
     for b in range(len(out)):
         n, top, left, box_height, box_width = index[b], boxes[b, 0], boxes[b, 1], boxes[b, 2], boxes[b, 3]
         if n < 0 or n >= len(levels):
             raise IndexError("an index beyond the images")
+        if min(top, left) < 0 or top + box_height > levels.shape[1] or left + box_width > levels.shape[2]:
+            raise IndexError("a box beyond its image")
+        if min(box_height, box_width) < 1:
+            raise IndexError("a box without pixels")
         if box_height != known_height:
             _set_taps(down, box_height, filter_code)
             known_height = box_height
@@ -162,6 +158,11 @@ def _resample(
         columns_first = columns_may_come_first and shrinks > 0 and shrinks > 2 * (box_width - width)
         image, used = images[0, : box_height * box_width].reshape((box_height, box_width)), 0
         _pack(levels, n, top, left, image)
+        if filter_code == _NEAREST:
+            picked = images[1, : height * width].reshape((height, width))
+            _pick(image, down.first, across.first, picked)
+            image = picked
+            box_height, box_width = height, width
         for along_columns in (columns_first, not columns_first):
             if along_columns and box_height != height:
                 used = 1 - used
@@ -181,6 +182,12 @@ def _set_taps(taps: Taps, size_in: int, filter_code: int) -> None:
     """The weights that bring ``size_in`` pixels to as many as ``taps`` are for."""
     size_out, most = taps.weights.shape
     scale = size_in / size_out
+    if filter_code == _NEAREST:
+        place = 0.5 * scale
+        for i in range(size_out):
+            taps.first[i] = int(place)
+            place += scale  # added up with its rounding, as in Pillow
+        return
     stretch = max(scale, 1.0)
     support = _SUPPORT[filter_code] * stretch
     exact = np.empty(most)
@@ -241,6 +248,15 @@ def _weigh(source: Levels, taps: Taps, sums: NDArray[np.int32], out: Levels) -> 
 
 
 @kernel
+def _pick(source: Pixels, rows: Integers, columns: Integers, out: Pixels) -> None:
+    """``out`` [h, w]: the pixels of ``source`` at ``rows`` [h] and ``columns`` [w]."""
+    for i in range(len(out)):
+        line, target = source[rows[i]], out[i]
+        for j in range(len(target)):
+            target[j] = line[_U(columns[j])]
+
+
+@kernel
 def _weigh_rows(source: Pixels, taps: Taps, bands: Pixels, sums: NDArray[np.int32], out: Pixels) -> None:
     """``_weigh`` for pixels along the rows: ``source`` [h, m] to ``out`` [h, n]."""
     columns, columns_out = source.shape[1], out.shape[1]
@@ -275,12 +291,13 @@ def _pack(levels: Levels, n: int, top: int, left: int, out: Pixels) -> None:
     height, width = out.shape
     for y in range(height):
         source, target = levels[n, top + y, left : left + width].reshape(-1), out[y].view(np.uint8)
-        if channels == size:
-            target[:] = source
-        elif channels == 3:
+        if channels == 3:
             for x in range(width):
                 target[_U(4 * x)], target[_U(4 * x + 1)] = source[_U(3 * x)], source[_U(3 * x + 1)]
                 target[_U(4 * x + 2)], target[_U(4 * x + 3)] = source[_U(3 * x + 2)], np.uint8(0)
+        elif channels == size:
+            for k in range(width * size):
+                target[k] = source[k]
         else:
             for x in range(width):
                 for c in range(channels):
@@ -290,19 +307,18 @@ def _pack(levels: Levels, n: int, top: int, left: int, out: Pixels) -> None:
 @kernel
 def _unpack(pixels: Pixels, out: Levels) -> None:
     """``pixels`` [h, w] to ``out`` uint8 [h, w, C]."""
-    height, width, channels = out.shape
-    size = pixels.itemsize
-    for y in range(height):
-        words, target = pixels[y], out[y].reshape(-1)
-        source = words.view(np.uint8)
-        if channels == size:
-            target[:] = source
-        elif channels == 3:
-            for x in range(width):
-                word = np.uint32(words[x])
-                target[_U(3 * x)], target[_U(3 * x + 1)] = word, word >> np.uint32(8)
-                target[_U(3 * x + 2)] = word >> np.uint32(16)
-        else:
-            for x in range(width):
-                for c in range(channels):
-                    target[_U(channels * x + c)] = source[_U(size * x + c)]
+    channels, size = out.shape[2], pixels.itemsize
+    words, target = pixels.reshape(-1), out.reshape(-1)
+    source = words.view(np.uint8)
+    if channels == 3:
+        for k in range(len(words)):
+            word = np.uint32(words[k])
+            target[_U(3 * k)], target[_U(3 * k + 1)] = word, word >> np.uint32(8)
+            target[_U(3 * k + 2)] = word >> np.uint32(16)
+    elif channels == size:
+        for k in range(len(source)):
+            target[k] = source[k]
+    else:
+        for k in range(len(words)):
+            for c in range(channels):
+                target[_U(channels * k + c)] = source[_U(size * k + c)]

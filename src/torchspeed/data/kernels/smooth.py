@@ -60,9 +60,7 @@ def _smooth_row(above: Row, here: Row, below: Row, columns: NDArray[np.float32],
 
 
 @kernel
-def _blend_rows(
-    here: Row, smoothed: Row, factor: np.float32, rest: np.float32, rules: int, out: Row
-) -> None:
+def _blend_rows(here: Row, smoothed: Row, factor: np.float32, rest: np.float32, rules: int, out: Row) -> None:
     for i in range(len(out)):
         x, other = f32(here[i]), f32(smoothed[i])
         if rules == _PILLOW:
@@ -72,6 +70,14 @@ def _blend_rows(
         else:
             value = f32(f64(rest) * f64(other - x) + f64(x))  # a fused multiply-add
         out[i] = np.uint8(i32(min(max(value, f32(0.0)), f32(255.0))))
+
+
+def gaussian(length: int, sigmas: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The weights [K, length] of each of ``sigmas`` [K], in pixels."""
+    places = np.arange(length) - (length - 1) / 2
+    weights = np.exp(-0.5 * (places / sigmas[:, None]) ** 2)
+    normalised: NDArray[np.float32] = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return normalised
 
 
 @kernel

@@ -1,9 +1,11 @@
 """Affine maps of images, nearest or bilinear, as Pillow walks over the pixels or as PyTorch's ``grid_sample`` does.
 
 Where a coordinate falls between two pixels its last bit decides which one is taken, so both are followed in their own
-arithmetic. Pillow steps along the rows in fixed point of 16.16 bits when it takes the nearest pixel and the map is more
-than a scale, otherwise in doubles; it weights in doubles and cuts off. PyTorch's coordinates are floats between -1 and 1
-that become pixels at the end, and torchvision mixes the filling in by the part of the weights that fell outside.
+arithmetic. Pillow steps along the rows in fixed point of 16.16 bits when it takes the nearest pixel and the map is
+more than a scale, otherwise in doubles; it weights in doubles and cuts off. PyTorch's coordinates are floats between
+-1 and 1 that become pixels at the end, and torchvision mixes the filling in by the part of the weights that fell
+outside. The work is done a row at a time, in loops over one thing each, so that eight or sixteen pixels go through
+all of them but the look-up side by side.
 
 Sources: Pillow, src/libImaging/Geometry.c; PyTorch, ATen/native/cpu/GridSamplerKernel.cpp; torchvision,
 transforms/_functional_tensor.py and transforms/v2/functional/_geometry.py.
@@ -59,8 +61,7 @@ def warp_as_pillow(
                 else:
                     _nearest(matrix, y, height, width, places[0])
                 _take(source, places[0], pixels)
-                _split(pixels, lines)
-                _join(lines, image[y])
+                _unpack(pixels, image[y], channels)
 
 
 @kernel
@@ -108,8 +109,7 @@ def warp_as_tensor(
                 for x in range(width):
                     places[0, x] = _place(i32(np.rint(at_x[x])), i32(np.rint(at_y[x])), height, width)
                 _take(source, places[0], pixels)
-                _split(pixels, lines)
-                _join(lines, image[y])
+                _unpack(pixels, image[y], channels)
 
 
 @kernel
@@ -137,15 +137,6 @@ def _place(column: int, row: int, height: int, width: int) -> np.uint32:
 def _take(source: Packed, places: Places, out: Packed) -> None:
     for x in range(len(places)):
         out[x] = source[places[x]]
-
-
-@kernel
-def _split(pixels: Packed, levels: NDArray[np.uint8]) -> None:
-    """``levels``: [C, W]."""
-    for c in range(len(levels)):
-        shift, out = u32(8 * c), levels[c]
-        for x in range(len(pixels)):
-            out[x] = np.uint8(pixels[x] >> shift)
 
 
 @kernel
@@ -223,7 +214,13 @@ def _nearest(matrix: Matrix, y: int, height: int, width: int, places: Places) ->
 
 @kernel
 def _corners(
-    matrix: Matrix, y: int, height: int, width: int, places: Places, right: NDArray[np.float64], lower: NDArray[np.float64]
+    matrix: Matrix,
+    y: int,
+    height: int,
+    width: int,
+    places: Places,
+    right: NDArray[np.float64],
+    lower: NDArray[np.float64],
 ) -> None:
     """The four pixels around each place, and the shares of those at its right and below it."""
     a, b, c, d, e, f = matrix

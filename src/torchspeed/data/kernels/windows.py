@@ -16,7 +16,8 @@ def token_windows(
     tokens: NDArray[Any], starts: Integers, skipped: Integers, ignored: int, inputs: Integers, targets: Integers
 ) -> None:
     """``inputs`` [B, length]: the tokens from each of ``starts`` [B] on; ``targets``: those one place later, of which
-    the first ``skipped`` [B] are ``ignored`` instead. A start outside of the tokens [N] is moved to the nearest inside."""
+    the first ``skipped`` [B] are ``ignored`` instead. A window that would leave the tokens [N] ends, or begins, with
+    them."""
     length = inputs.shape[1]
     for b in range(len(starts)):
         first = min(max(starts[b], 0), len(tokens) - length - 1)

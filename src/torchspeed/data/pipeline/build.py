@@ -41,12 +41,13 @@ def build(source: Source, keep: Keep) -> tuple[Store, Rest | None]:
     rest = known_rest(source)
     if keep.placement == "none" or keep.total_bytes == 0:
         if source.levels is not None:
-            return ArrayStore(source.levels), rest or Rest([source.raw(i)[1] for i in range(len(source))])
+            return ArrayStore(source.levels, source.rows), rest or Rest([source.raw(i)[1] for i in range(len(source))])
         if source.encoded is not None and rest is not None:
             return EncodedStore(source), rest
         return LoadedStore(source), None
     if keep.placement == "mapped":
-        return _mapped(source, keep, rest)
+        assert rest is not None
+        return _mapped(source, keep), rest
     memory = MemoryImages(keep.total_bytes)
     rests = _fill(memory, source, keep)
     return store_of(memory.done()), rest or Rest(rests)
@@ -71,17 +72,15 @@ def _fill(images: Appendable, source: Source, keep: Keep) -> list[Any]:
     return rests
 
 
-def _mapped(source: Source, keep: Keep, rest: Rest | None) -> tuple[Store, Rest]:
+def _mapped(source: Source, keep: Keep) -> Store:
     folder, identity = keep.settings.cache_dir, source.identity()
     assert folder is not None
     assert identity is not None
 
     def fill(writer: Writer) -> None:
         images = RaggedWriter(writer, "images")
-        rests = _fill(images, source, keep)
+        _fill(images, source, keep)
         images.close()
-        for name, column in ({} if rest else Rest(rests).arrays()).items():
-            writer.array(name, column.dtype, column.shape)[:] = column
 
     code = [step.transform for step in keep.steps]
     content = fingerprint([identity, code, versions(), keep.cut])
@@ -90,4 +89,4 @@ def _mapped(source: Source, keep: Keep, rest: Rest | None) -> tuple[Store, Rest]
     images = RaggedImages(cache.arrays, "images")
     if len(images) != len(source):
         raise DataError(f"{folder}: holds {len(images)} images of {len(source)}; remove it, and it is built again")
-    return store_of(images), rest or Rest.of_arrays(source.raw(0)[1], cache.arrays)
+    return store_of(images)

@@ -16,6 +16,7 @@ from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from torchspeed.data.batched import BatchedDataset
@@ -167,12 +168,19 @@ class _Planner:
             if 0 not in stages:
                 raise Unreadable("what is not known here would have to be kept, and nothing is to be kept")
             cut, total_bytes = 0, 0
-        if placement == "mapped" and (self.settings.cache_dir is None or self.source.identity() is None):
-            folder = "placement=mapped needs a folder: give cache_dir="
-            unknown = f"placement=mapped: nobody can tell whether the data behind {self.source.kind} have changed"
-            raise NotApplicable(folder if self.settings.cache_dir is None else unknown)
+        if placement == "mapped":
+            self._check_mapping()
         return Keep(cut, placement, self.steps[:cut], total_bytes, self.settings)
+
+    def _check_mapping(self) -> None:
+        if self.settings.cache_dir is None:
+            raise NotApplicable("placement=mapped needs a folder: give cache_dir=")
+        if self.source.identity() is None or self.source.rest(0) is None:
+            raise NotApplicable(
+                f"placement=mapped: whether the data behind {self.source.kind} change cannot be told at the next start"
+            )
 
 
 def _stage(images: Sequence[Any]) -> _Stage:
-    return _Stage([levels_of(image) for image in images], "pil" if hasattr(images[0], "mode") else "uint8 tensor")
+    holds: Holds = "uint8 tensor" if isinstance(images[0], Tensor) else "pil"
+    return _Stage([levels_of(image) for image in images], "uint8 array" if isinstance(images[0], np.ndarray) else holds)

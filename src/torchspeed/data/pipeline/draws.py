@@ -6,11 +6,14 @@ words per sample and a cursor that says how many a sample has used. So a compile
 the same distributions as the user's code, it draws the same values.
 
 What is replayed: ``torch.rand(1)``, ``torch.empty(1).uniform_(a, b)``, ``torch.randint(a, b, (1,))``,
-``torch.randperm(n)`` on the CPU (PyTorch's ATen/core/DistributionsHelper.h, ATen/native/cpu/DistributionTemplates.h)
-and ``random.random()`` (CPython's Modules/_randommodule.c). A test compares each with the real one.
+``torch.randperm(n)``, ``torch.multinomial(p, 1)`` on the CPU (PyTorch's ATen/core/DistributionsHelper.h,
+ATen/core/TransformationHelper.h, ATen/native/cpu/DistributionTemplates.h), and ``random.random()``,
+``random.choices``, ``random.shuffle`` (CPython's Modules/_randommodule.c, Lib/random.py). A test compares each with the
+real one.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,7 @@ from torchspeed.data.kernels.mersenne import STATE, python_words, torch_words
 from torchspeed.data.random import Keys
 
 Mask = NDArray[np.bool_]
+Values = NDArray[np.float64]  # [B]
 _LOW = np.uint64(0xFFFFFFFF)
 _FIRST_WORDS = 16  # most chains draw fewer; who needs more gets them
 
@@ -43,11 +47,12 @@ class Draws:
         """``torch.rand(1)``: float32 [B] in [0, 1)."""
         return (self._torch.take(self._only) & np.uint32(0xFFFFFF)).astype(np.float32) * np.float32(2.0**-24)
 
-    def uniform(self, low: float, high: float) -> NDArray[np.float32]:
-        """``torch.empty(1).uniform_(low, high)``: float32 [B]."""
+    def uniform(self, low: float | Values, high: float | Values) -> NDArray[np.float32]:
+        """``torch.empty(1).uniform_(low, high)``: float32 [B]; the bounds: one for all or [B]."""
         # PyTorch multiplies and adds with one rounding; so does float64, whose product of two float32 is exact.
-        span = float(np.float32(high) - np.float32(low))
-        return (self.rand().astype(np.float64) * span + float(np.float32(low))).astype(np.float32)
+        start = np.asarray(low, np.float32)
+        span = (np.asarray(high, np.float32) - start).astype(np.float64)
+        return (self.rand().astype(np.float64) * span + start.astype(np.float64)).astype(np.float32)
 
     def randint(self, low: int, high: int | NDArray[np.int64]) -> NDArray[np.int64]:
         """``torch.randint(low, high, (1,))``: int64 [B]; ``high``: one for all or [B], at most 2**28 above ``low``."""
@@ -64,11 +69,49 @@ class Draws:
             order[rows, other], order[:, i] = order[:, i].copy(), order[rows, other]
         return order
 
+    def multinomial(self, weights: Sequence[float]) -> NDArray[np.int64]:
+        """``torch.multinomial(torch.tensor(weights), 1)``: int64 [B]."""
+        chances = []
+        for weight in np.asarray(weights, np.float32):
+            high = self._torch.take(self._only).astype(np.uint64) << np.uint64(32)
+            bits = (high | self._torch.take(self._only).astype(np.uint64)) & np.uint64(2**53 - 1)
+            waiting = -np.log1p(-(bits * 2.0**-53)).astype(np.float32)  # exponential; whoever waits least is chosen
+            chances.append(weight / np.maximum(waiting, np.float32(1e-45)))
+        return np.argmax(chances, axis=0)
+
     def python_random(self) -> NDArray[np.float64]:
         """``random.random()``: float64 [B] in [0, 1)."""
         high = self._python.take(self._only) >> np.uint32(5)
         low = self._python.take(self._only) >> np.uint32(6)
         return (high * 67108864.0 + low) / 9007199254740992.0
+
+    def python_choice(self, n: int, weights: Sequence[float] | None = None) -> NDArray[np.int64]:
+        """``random.choices(range(n), weights)[0]``: int64 [B]."""
+        if weights is None:
+            return (self.python_random() * float(n)).astype(np.int64)
+        cumulative = list(itertools.accumulate(weights))
+        places = np.searchsorted(cumulative[:-1], self.python_random() * float(cumulative[-1]), side="right")
+        return places.astype(np.int64)
+
+    def python_shuffle(self, n: int) -> NDArray[np.int64]:
+        """``random.shuffle(list(range(n)))``: int64 [B, n], the list afterwards."""
+        order = np.broadcast_to(np.arange(n), (self._python.batch, n)).copy()
+        rows = np.arange(len(order))
+        for last in range(n - 1, 0, -1):
+            other = self._python_below(last + 1)
+            order[rows, other], order[:, last] = order[:, last].copy(), order[rows, other]
+        return order
+
+    def _python_below(self, n: int) -> NDArray[np.int64]:
+        """``random.randrange(n)``: as many bits as ``n`` has, again and again until they are below it."""
+        shift = np.uint32(32 - n.bit_length())
+        result = np.zeros(self._python.batch, np.int64)
+        missing = np.ones(self._python.batch, np.bool_) if self._only is None else self._only
+        while missing.any():
+            drawn = (self._python.take(missing) >> shift).astype(np.int64)
+            result = np.where(missing & (drawn < n), drawn, result)
+            missing = missing & (drawn >= n)
+        return result
 
 
 class _Stream:

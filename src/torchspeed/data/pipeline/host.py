@@ -5,16 +5,19 @@ instruction changes pixels; from then on they are in a buffer of their own, smal
 cache, since the executor hands over a batch in chunks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from torchspeed.data.buffers import Buffers
+from torchspeed.data.kernels import color, smooth, tables
 from torchspeed.data.kernels.gather import Conversion, gather
+from torchspeed.data.kernels.hue import hue
 from torchspeed.data.kernels.resample import resample, resample_one
-from torchspeed.data.pipeline.images import FILTERS, Fill, Images, Map
+from torchspeed.data.kernels.warp import warp_as_pillow, warp_as_tensor
+from torchspeed.data.pipeline.images import BLACK, FILTERS, RULES, Fill, Images, Map, Rules
 
 Levels = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
 
@@ -30,21 +33,30 @@ class HostImages(Images):
         self.mine = False
         super().__init__(*sizes(levels, len(self.index)), levels[0].shape[2])
 
-    def pixels(self) -> NDArray[np.uint8]:
-        """uint8 [B, H, W, C] that instructions may write to: the owed maps are carried out."""
+    def pixels(self) -> Levels:
+        """What instructions may write to: uint8 [B, H, W, C], or B arrays [H, W, C] where sizes differ.
+
+        The owed maps are carried out.
+        """
         if self.mine and self.rows is None and self.columns is None:
-            assert isinstance(self.levels, np.ndarray)
             return self.levels
         rows, columns = self._rows(), self._columns()
-        fills = np.array([self._channels(fill) for fill in self.fills] or [[0] * self.channels], np.uint8)
-        out = self.scratch.take((len(self.index), rows.shape[1], columns.shape[1], self.channels), np.uint8)
-        if isinstance(self.levels, np.ndarray):
-            gather(self.levels, self.index, rows, columns, fills, out)
+        fills = np.array([self._channels(fill) for fill in self.fills or (BLACK,)], np.uint8)
+        if (self.heights == self.heights[0]).all() and (self.widths == self.widths[0]).all():
+            shape = len(self.index), rows.shape[1], columns.shape[1], self.channels
+            changed: Levels = self.scratch.take(shape, np.uint8)
         else:
-            for b, image in enumerate(self.levels):
-                gather(image[None], _FIRST, _row(rows, b), _row(columns, b), fills, out[b : b + 1])
-        self._replace(out)
-        return out
+            sides = zip(self.heights.tolist(), self.widths.tolist(), strict=True)
+            changed = [np.empty((height, width, self.channels), np.uint8) for height, width in sides]
+        if isinstance(self.levels, np.ndarray):
+            assert isinstance(changed, np.ndarray)
+            gather(self.levels, self.index, rows, columns, fills, changed)
+        else:
+            for b, (image, out) in enumerate(zip(self.levels, changed, strict=True)):
+                height, width = out.shape[:2]
+                gather(image[None], _FIRST, _row(rows, b)[:, :height], _row(columns, b)[:, :width], fills, out[None])
+        self._replace(changed)
+        return changed
 
     def convert(self, conversion: Conversion, fills: NDArray[Any], out: NDArray[Any]) -> None:
         """Carry the owed maps out and look every level up: into ``out`` [B, C, H, W].
@@ -57,10 +69,6 @@ class HostImages(Images):
             return
         for b, image in enumerate(self.levels):
             conversion.run(image[None], _FIRST, _row(rows, b), _row(columns, b), fills, out[b : b + 1])
-
-    def positions(self) -> NDArray[np.int64]:
-        """Which images an instruction is to act on."""
-        return np.arange(len(self.index)) if self.mask is None else np.flatnonzero(self.mask)
 
     def resize(
         self, boxes: NDArray[np.int64], heights: NDArray[np.int64], widths: NDArray[np.int64], filter: str
@@ -85,6 +93,84 @@ class HostImages(Images):
                 resample_one(image, box, code, target)
             self._replace(out if one_size else outs)
         self.heights, self.widths = heights, widths
+
+    def warp(self, matrices: NDArray[np.float64], filter: str, fill: Fill | None, rules: Rules) -> None:
+        bilinear = filter == "bilinear"
+        values = np.array(() if fill is None else self._channels(fill))
+        for pixels, where, rows in self._changing():
+            if rules == "pillow":
+                warp_as_pillow(pixels, where, matrices[rows], bilinear, values.clip(0, 255).astype(np.uint8))
+            else:
+                warp_as_tensor(pixels, where, matrices[rows], bilinear, values.astype(np.float32), rules == "tensor v2")
+
+    def brightness(self, factors: NDArray[np.float64]) -> None:
+        for pixels, where, rows in self._changing():
+            color.brightness(pixels, where, factors[rows])
+
+    def contrast(self, factors: NDArray[np.float64], rules: Rules) -> None:
+        for pixels, where, rows in self._changing():
+            color.contrast(pixels, where, factors[rows], RULES.index(rules))
+
+    def saturation(self, factors: NDArray[np.float64], rules: Rules) -> None:
+        for pixels, where, rows in self._changing():
+            color.saturation(pixels, where, factors[rows], RULES.index(rules))
+
+    def hue(self, shifts: NDArray[np.float64], rules: Rules) -> None:
+        for pixels, where, rows in self._changing():
+            hue(pixels, where, shifts[rows], RULES.index(rules))
+
+    def grayscale(self, channels: int, rules: Rules) -> None:
+        for pixels, where, _ in self._changing():
+            color.grayscale(pixels, where, RULES.index(rules))
+        if channels != self.channels:
+            assert self.mask is None, "another number of channels is for all images"
+            levels = self.pixels()
+            first = [0] * channels
+            if isinstance(levels, np.ndarray):
+                self._replace(np.ascontiguousarray(levels[..., first]))
+            else:
+                self._replace([np.ascontiguousarray(image[..., first]) for image in levels])
+            self.channels = channels
+
+    def sharpness(self, factors: NDArray[np.float64], rules: Rules) -> None:
+        for pixels, where, rows in self._changing():
+            smooth.sharpness(pixels, where, factors[rows], RULES.index(rules))
+
+    def blur(self, height: int, width: int, sigmas: NDArray[np.float64]) -> None:
+        for pixels, where, rows in self._changing():
+            smooth.blur(pixels, where, smooth.gaussian(height, sigmas[rows]), smooth.gaussian(width, sigmas[rows]))
+
+    def posterize(self, bits: NDArray[np.int64]) -> None:
+        for pixels, where, rows in self._changing():
+            tables.look_up(pixels, where, tables.posterizing(bits[rows]))
+
+    def solarize(self, thresholds: NDArray[np.float64]) -> None:
+        for pixels, where, rows in self._changing():
+            tables.look_up(pixels, where, tables.solarizing(thresholds[rows]))
+
+    def invert(self) -> None:
+        for pixels, where, rows in self._changing():
+            tables.look_up(pixels, where, tables.inverting(len(rows)))
+
+    def autocontrast(self, rules: Rules) -> None:
+        for pixels, where, _ in self._changing():
+            tables.look_up(pixels, where, tables.stretching(tables.counted(pixels, where), RULES.index(rules)))
+
+    def equalize(self) -> None:
+        for pixels, where, _ in self._changing():
+            tables.look_up(pixels, where, tables.equalizing(tables.counted(pixels, where)))
+
+    def _changing(self) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]]:
+        """(pixels [B, H, W, C], which of them to change, which rows of the parameters are theirs), sizes apart."""
+        where = np.arange(len(self.index)) if self.mask is None else np.flatnonzero(self.mask)
+        if len(where) == 0:
+            return
+        pixels = self.pixels()
+        if isinstance(pixels, np.ndarray):
+            yield pixels, where, where
+        else:
+            for b in where.tolist():
+                yield pixels[b][None], _FIRST, np.array([b])
 
     def _replace(self, levels: Levels) -> None:
         self.levels, self.mine, self.index = levels, True, np.arange(len(levels))

@@ -6,7 +6,8 @@ whatever comes next, in one pass: a resize or a colour operation, or else the co
 -(1 + k) stands for filling k, which is kept as a value and not as a level, since a pad after Normalize fills in
 normalised values.
 
-``HostImages`` carries the other instructions out in machine code, ``DeviceImages`` in PyTorch code on a device.
+``HostImages`` carries the other instructions out in machine code, ``DeviceImages`` in PyTorch code on a device. Some
+are told by whose ``Rules`` to round: Pillow's, or those of torchvision's two sets of functions for tensors.
 """
 
 import functools
@@ -33,6 +34,8 @@ class Fill:
 
 
 BLACK = Fill((0.0,))
+Rules = Literal["pillow", "tensor", "tensor v2"]
+RULES: tuple[Rules, ...] = ("pillow", "tensor", "tensor v2")
 FILTERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 
 
@@ -103,10 +106,11 @@ class Images(ABC):
         """
 
     @abstractmethod
-    def warp(self, matrices: NDArray[np.float64], filter: str, fill: Fill) -> None:
+    def warp(self, matrices: NDArray[np.float64], filter: str, fill: Fill | None, rules: Rules) -> None:
         """Affine map, size kept: pixel (x, y) is taken from (a x + b y + c, d x + e y + f) of the centres of pixels.
 
-        ``matrices``: [B, 6], a to f. ``filter``: "nearest" or "bilinear". What lies outside becomes ``fill``.
+        ``matrices``: [B, 6], a to f, counted from the corner of the image for Pillow and from its middle for tensors.
+        ``filter``: "nearest" or "bilinear". What lies outside becomes ``fill``; None, for tensors: fades into black.
         """
 
     @abstractmethod
@@ -114,28 +118,28 @@ class Images(ABC):
         """Blend with black. ``factors`` [B]: 1 changes nothing; so for contrast, saturation and sharpness."""
 
     @abstractmethod
-    def contrast(self, factors: NDArray[np.float64]) -> None:
+    def contrast(self, factors: NDArray[np.float64], rules: Rules) -> None:
         """Blend with the mean grey of the image."""
 
     @abstractmethod
-    def saturation(self, factors: NDArray[np.float64]) -> None:
+    def saturation(self, factors: NDArray[np.float64], rules: Rules) -> None:
         """Blend with the image in grey."""
 
     @abstractmethod
-    def hue(self, shifts: NDArray[np.float64]) -> None:
+    def hue(self, shifts: NDArray[np.float64], rules: Rules) -> None:
         """Turn the hue by ``shifts`` [B], in turns, from -0.5 to 0.5."""
 
     @abstractmethod
-    def grayscale(self) -> None:
-        """Every channel becomes the luminance (ITU-R 601-2)."""
+    def grayscale(self, channels: int, rules: Rules) -> None:
+        """The luminance (ITU-R 601-2), ``channels`` times; another number than before is for all images."""
 
     @abstractmethod
-    def sharpness(self, factors: NDArray[np.float64]) -> None:
+    def sharpness(self, factors: NDArray[np.float64], rules: Rules) -> None:
         """Blend with the smoothed image."""
 
     @abstractmethod
     def blur(self, height: int, width: int, sigmas: NDArray[np.float64]) -> None:
-        """Gaussian kernel of ``height`` × ``width`` (odd), reflected at the edges. ``sigmas``: [B, 2], y and x."""
+        """Gaussian kernel of ``height`` × ``width`` (odd), mirrored at the edges. ``sigmas``: [B], in pixels."""
 
     @abstractmethod
     def posterize(self, bits: NDArray[np.int64]) -> None:
@@ -146,7 +150,7 @@ class Images(ABC):
         """Invert the levels at or above ``thresholds`` [B]."""
 
     @abstractmethod
-    def autocontrast(self) -> None:
+    def autocontrast(self, rules: Rules) -> None:
         """Stretch each channel to all levels."""
 
     @abstractmethod

@@ -44,12 +44,14 @@ class Operation(Step):
     """Levels to levels.
 
     random: whether it draws. exact: the same bits as the user's transform, otherwise within one level of 255.
-    moves: whether it only moves pixels (crop, pad, flip), which is left to whatever comes next.
+    moves: whether it only moves pixels (crop, pad, flip), which is left to whatever comes next. channels: how many it
+    leaves; None: as many as it is given.
     """
 
     random: bool
     exact: bool = True
     moves: bool = False
+    channels: int | None = None
 
     @abstractmethod
     def size(self, heights: Sizes, widths: Sizes) -> tuple[Sizes, Sizes]:

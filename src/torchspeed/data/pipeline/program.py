@@ -25,12 +25,15 @@ DTYPES = (torch.uint8, torch.float32, torch.bfloat16, torch.float16)
 class Program:
     """Lowered ``steps`` on images of ``channels`` channels; gives tensors of ``dtype`` (None: the chain's own).
 
-    table: [C, 256], what each level becomes. exact: whether pixels are the same bits as those of the user's code.
+    channels: of what comes out. table: [C, 256], what each level becomes. exact: whether pixels are the same bits as
+    those of the user's code.
     Raises ``Unreadable`` with the sentence why a chain cannot be lowered.
     """
 
     def __init__(self, steps: Sequence[Step], holds: Holds, channels: int, dtype: torch.dtype | None = None) -> None:
         self.steps = tuple(steps)
+        for step in steps:
+            channels = (isinstance(step, Operation) and step.channels) or channels
         self.channels = channels
         self.pointwise = [step for step in steps if isinstance(step, Pointwise)]
         _check_order(self.steps)
@@ -40,7 +43,7 @@ class Program:
         last = images[-1]
         if not isinstance(last, Tensor):
             raise Unreadable(f"gives a {type(last).__name__}, not a tensor, so that it cannot be put into a batch")
-        self._inputs = [image.dtype if isinstance(image, Tensor) else torch.uint8 for image in images]
+        self._input_dtypes = [image.dtype if isinstance(image, Tensor) else torch.uint8 for image in images]
         self.dtype = dtype or last.dtype
         if self.dtype not in DTYPES:
             raise Unreadable(f"gives {self.dtype}")
@@ -71,9 +74,9 @@ class Program:
 
     def _finally(self, fill: Fill) -> Tensor:
         values = fill.values * self.channels if len(fill.values) == 1 else fill.values
-        if fill.stage == 0:
+        if self._input_dtypes[fill.stage] == torch.uint8:  # a level still, as no step before changes those
             return self.table[torch.arange(self.channels), torch.tensor(values).to(torch.int64)]
-        image: Any = torch.tensor(values).to(self._inputs[fill.stage]).reshape(self.channels, 1, 1)
+        image: Any = torch.tensor(values).to(self._input_dtypes[fill.stage]).reshape(self.channels, 1, 1)
         for step in self.pointwise[fill.stage :]:
             image = step.transform(image)
         return torch.as_tensor(image).reshape(self.channels).to(self.dtype)

@@ -13,6 +13,7 @@ from torchspeed.data.pipeline.operation import Unreadable
 from torchspeed.data.pipeline.program import Program
 from torchspeed.data.pipeline.renderer import Renderer
 from torchspeed.data.random import sample_keys
+from torchspeed.errors import DataError
 
 _EPOCHS = 4  # so that a random step is seen to be right in more than one draw
 
@@ -36,9 +37,14 @@ def prove(
         keys = sample_keys(0, epoch, items)
         ours = renderer.images(list(levels), None, keys)
         for place, key in enumerate(keys.tolist()):
-            with generators_kept():
-                seed_generators(key)
-                theirs = raws[place] if transform is None else transform(raws[place])
+            try:
+                with generators_kept():
+                    seed_generators(key)
+                    theirs = raws[place] if transform is None else transform(raws[place])
+            except Exception as error:
+                raise DataError(
+                    f"sample {items[place]}: the transforms raised {type(error).__name__}: {error}"
+                ) from error
             if not isinstance(theirs, Tensor):
                 raise Unreadable(f"the transforms give a {type(theirs).__name__}, not a tensor")
             theirs = theirs if dtype is None else theirs.to(dtype)

@@ -1,7 +1,6 @@
 """What a sample holds beside its image (mostly a label), for all samples, gathered a batch at a time."""
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, final
 
 import numpy as np
@@ -30,18 +29,6 @@ class Rest:
             raise Unreadable(f"beside the image a sample holds what cannot be put into one batch: {error}") from error
         if not _all_tensors(self.columns):
             raise Unreadable("beside the image a sample holds texts or other things that are not numbers")
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """The columns by name, to be kept in a file."""
-        return {f"rest.{number}": column.numpy() for number, column in enumerate(_leaves(self.columns))}
-
-    @classmethod
-    def of_arrays(cls, sample: Any, arrays: Mapping[str, NDArray[Any]]) -> "Rest":
-        """What ``arrays`` gave, for samples like ``sample``."""
-        rest = cls([sample])
-        numbers = itertools.count()
-        rest.columns = map_tensors(rest.columns, lambda _: torch.from_numpy(arrays[f"rest.{next(numbers)}"].copy()))
-        return rest
 
     def batch(self, indices: NDArray[np.int64], images: Tensor) -> Any:
         """The samples ``indices`` with ``images`` [B, …] where the image belongs."""
@@ -94,9 +81,3 @@ def _all_tensors(columns: Any) -> bool:
     if isinstance(columns, (tuple, list)):
         return all(map(_all_tensors, columns))
     return isinstance(columns, Tensor)
-
-
-def _leaves(columns: Any) -> list[Tensor]:
-    leaves: list[Tensor] = []
-    map_tensors(columns, leaves.append)
-    return leaves

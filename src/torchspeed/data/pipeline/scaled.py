@@ -47,7 +47,10 @@ class ScaledDecoding:
             header = headers[place]
             enough = -(-header.height * self.height // box[2]), -(-header.width * self.width // box[3])
             at_least = int(enough[0]), int(enough[1])
-            image, factor = decode_scaled(data[place], store.mode, names[place], at_least)
+            if header.kind in store.source.kinds:
+                image, factor = decode_scaled(data[place], store.mode, names[place], at_least)
+            else:  # a kind that the user's code was not seen to read
+                image, factor = store.source.image(places[place]), 1
             levels.append(image)
             if self.crops and factor > 1:
                 box[:] = _shrunk(box, factor, image.shape[0], image.shape[1])

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from torchspeed.data.cache import RaggedImages
-from torchspeed.data.decode import Mode, decode_kinds
 from torchspeed.data.loader import OrderedLoader
 from torchspeed.data.pipeline.held import levels_of
 from torchspeed.data.pipeline.operation import Step
@@ -42,13 +41,13 @@ class Store(ABC):
 
 @final
 class ArrayStore(Store):
-    """All images in one array, uint8 [N, H, W, C]."""
+    """All images in one array, uint8 [M, H, W, C]; image ``i`` is its row ``rows[i]``, or ``i``."""
 
-    def __init__(self, levels: NDArray[np.uint8]) -> None:
-        self.levels = levels
+    def __init__(self, levels: NDArray[np.uint8], rows: Indices | None = None) -> None:
+        self.levels, self.rows = levels, rows
 
     def fetch(self, indices: Indices) -> Fetch:
-        return self.levels, indices, None
+        return self.levels, indices if self.rows is None else self.rows[indices], None
 
 
 @final
@@ -68,16 +67,11 @@ class EncodedStore(Store):
 
     def __init__(self, source: Source) -> None:
         assert source.encoded is not None
-        self.source, self.encoded = source, source.encoded
-        self.mode: Mode = "L" if levels_of(source.raw(0)[0]).shape[2] == 1 else "RGB"
+        assert source.mode is not None
+        self.source, self.encoded, self.mode = source, source.encoded, source.mode
 
     def fetch(self, indices: Indices) -> Fetch:
-        return [self.decode(i) for i in indices.tolist()], None, None
-
-    def decode(self, i: int) -> NDArray[np.uint8]:
-        """Image ``i``; by the user's own code, if files of its kind were not among those that were compared."""
-        levels = decode_kinds(self.encoded(i), self.mode, lambda: f"sample {i}", self.source.kinds)
-        return levels_of(self.source.raw(i)[0]) if levels is None else levels
+        return [self.source.image(i) for i in indices.tolist()], None, None
 
 
 @final
@@ -140,10 +134,10 @@ def prepared(source: Source, prefix: Sequence[Step], workers: int) -> Iterator[t
 
 def decoded(source: Source, threads: int) -> Iterator[NDArray[np.uint8]]:
     """The images of an encoded source, in order, decoded in threads."""
-    store, ahead = EncodedStore(source), 4 * threads
+    ahead = 4 * threads
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(source), _TOGETHER * ahead):
-            yield from pool.map(store.decode, range(start, min(len(source), start + _TOGETHER * ahead)))
+            yield from pool.map(source.image, range(start, min(len(source), start + _TOGETHER * ahead)))
 
 
 class _Items(Dataset[Any]):

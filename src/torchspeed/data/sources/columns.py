@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Subset
 
 from torchspeed.data.sources.probe import is_dataset
 
@@ -89,14 +88,12 @@ def _in_attribute(owner: Any, name: str, value: Any, rows: Rows | None, length: 
 
 
 def _ways_in(owner: Any, inner: Any, length: int) -> Iterator[Rows | None]:
-    """By which rows of ``inner`` the samples of ``owner`` may be made: those in an attribute, or one by one."""
+    """By which rows of ``inner`` the samples of ``owner`` may be made: those in an attribute, or else one by one."""
     count = len(inner)
-    for name, value in vars(owner).items():
+    for value in vars(owner).values():
         indices = _as_indices(value, length, count)
         if indices is not None:
             yield indices
-        if type(owner) is Subset and name == "indices":
-            return  # of PyTorch's own class it is known
     if count == length:
         yield None
 

@@ -5,10 +5,11 @@ import threading
 from typing import Any, final
 
 from torchspeed.data.decode import Levels
+from torchspeed.data.fetch import raised_at
 from torchspeed.data.sources.encoded import Encoded
 from torchspeed.data.sources.images import ImageArray, Look, as_levels
 from torchspeed.data.sources.labels import Rest
-from torchspeed.data.sources.probe import Reader, place
+from torchspeed.data.sources.probe import Reader
 from torchspeed.data.sources.source import Opaque, Source
 from torchspeed.errors import DataError, TorchspeedError
 from torchspeed.fingerprint import fingerprint
@@ -70,11 +71,12 @@ class DatasetSource(Source):
             raise _raised(index, error) from error
 
     def identity(self) -> str | None:
+        images: str | None = None
         if self._array is not None:
             owner, images = self._array.column.owner, self._array.identity()
         elif self._files is not None:
             owner, images = self._files.column.owner, self._files.identity(len(self))
-        else:
+        if images is None:
             return None
         return fingerprint([type(self._reader.dataset), type(owner), len(self), self.holds, self.mode, images])
 
@@ -99,7 +101,7 @@ class DatasetSource(Source):
 
 
 def _raised(index: int, error: Exception) -> DataError:
-    return DataError(f"sample {index} raised {type(error).__name__}: {error}{place(error)}")
+    return DataError(f"sample {index} raised {type(error).__name__}: {error}{raised_at(error)}")
 
 
 def common_mode(looks: list[Look]) -> Any:

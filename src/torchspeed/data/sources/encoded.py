@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import xxhash
 
@@ -10,6 +11,7 @@ from torchspeed.data.decode import Header, Kind, Levels, Mode, decode, decode_ki
 from torchspeed.data.sources.columns import Column, is_hugging_face
 from torchspeed.data.sources.identity import array_identity, files_identity, read_file
 from torchspeed.data.sources.images import Look, digest
+from torchspeed.errors import DataError
 
 Read = Callable[[int], bytes]
 Name = Callable[[int], str]
@@ -35,19 +37,21 @@ class Encoded:
         """uint8 [H, W, C], or None for an image of another kind than those that were looked at."""
         return decode_kinds(self.read(index), mode, lambda: self.name(index), self.kinds)
 
-    def identity(self, count: int) -> str:
-        """Of the files or bytes of samples 0 to ``count``."""
+    def identity(self, count: int) -> str | None:
+        """Of the files or bytes of samples 0 to ``count``; None if some have neither."""
         if self.path:
             return files_identity(map(self.path, range(count)))
         owner, rows = self.column.owner, self.column.rows
-        if is_hugging_face(owner) and owner.cache_files:  # it is mapped from these, and they never change
-            of_rows = "" if rows is None else array_identity(rows)
+        if is_hugging_face(owner) and owner.cache_files and not _null_bytes(self.column):
+            of_rows = "" if rows is None else array_identity(rows)  # the files are never changed, only replaced
             return f"{owner._fingerprint} {files_identity(file['filename'] for file in owner.cache_files)} {of_rows}"
         state = xxhash.xxh3_128()
-        for index in range(count):
-            data = self.read(index)
-            state.update(len(data).to_bytes(8, "big"))
-            state.update(data)
+        try:
+            for data in map(self.read, range(count)):
+                state.update(len(data).to_bytes(8, "big"))
+                state.update(data)
+        except DataError:
+            return None
         return state.hexdigest()
 
 
@@ -73,10 +77,10 @@ def _ways_to_read(column: Column, sample: int, folders: list[str]) -> Iterator[t
         value = column.at(sample)
     except Exception:  # a record without that field, a value that cannot be asked for
         return
-    if isinstance(value, bytes):
-        yield column.at, None
-    elif isinstance(value, dict) and isinstance(value.get("bytes"), bytes):  # an image of Hugging Face
+    if isinstance(value, bytes) or _has_bytes(value):
         yield lambda index: _bytes_of(column, index), None
+    elif isinstance(value, dict) and os.path.isfile(value.get("path") or ""):  # of Hugging Face, not yet embedded
+        yield lambda index: read_file(column.at(index)["path"]), lambda index: str(column.at(index)["path"])
     elif isinstance(value, (str, os.PathLike)):
         for folder in folders:
             for suffix in _SUFFIXES:
@@ -89,11 +93,21 @@ def _joined(column: Column, folder: str, suffix: str) -> Name:
     return lambda index: os.path.join(folder, os.fspath(column.at(index)) + suffix)
 
 
+def _has_bytes(record: Any) -> bool:
+    return isinstance(record, dict) and isinstance(record.get("bytes"), bytes)
+
+
 def _bytes_of(column: Column, index: int) -> bytes:
-    """Rows may hold their bytes or only the path of a file."""
-    record = column.at(index)
-    data = record["bytes"]
-    return read_file(record["path"]) if data is None else data
+    value = column.at(index)
+    data = value.get("bytes") if isinstance(value, dict) else value
+    if not isinstance(data, bytes):
+        raise DataError(f"sample {index}: column {column.name} holds no bytes for it; remove it")
+    return data
+
+
+def _null_bytes(column: Column) -> int:
+    """How many rows of an Arrow column have no bytes."""
+    return sum(chunk.field("bytes").null_count for chunk in column.values.chunks)
 
 
 def _headers_if_alike(read: Read, looks: list[Look], mode: Mode) -> list[Header]:

@@ -14,7 +14,7 @@ import torch
 
 from torchspeed.data.fetch import seed_generators
 from torchspeed.data.sources.images import Look, look
-from torchspeed.data.sources.probe import Reader, place
+from torchspeed.data.sources.probe import Reader
 from torchspeed.data.sources.source import Hole, Opaque
 from torchspeed.data.sources.tree import leaves, replaced, same
 from torchspeed.errors import DataError, TorchspeedError
@@ -87,7 +87,7 @@ def _take(reader: Reader, index: int, seed: int) -> tuple[tuple[Any, Any], bool]
         raise
     except Exception as error:
         _sample(reader, index, seed)  # raises if the dataset raises by itself
-        raise Opaque(f"sample {index} is worked on after its transform{place(error)}") from error
+        raise Opaque(f"sample {index} is worked on after its transform{raised_at(error)}") from error
     return taken, before != _states()
 
 
@@ -99,7 +99,7 @@ def _sample(reader: Reader, index: int, seed: int) -> Any:
     except TorchspeedError:
         raise
     except Exception as error:
-        raise DataError(f"sample {index} raised {type(error).__name__}: {error}{place(error)}") from error
+        raise DataError(f"sample {index} raised {type(error).__name__}: {error}{raised_at(error)}") from error
 
 
 def _states() -> tuple[Any, ...]:

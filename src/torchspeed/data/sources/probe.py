@@ -11,13 +11,11 @@ The copy has its own lists and dictionaries, so that a dataset that caches its s
 
 import copy
 import re
-import sysconfig
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,10 +30,6 @@ _NAMES = re.compile(
     r"_*(img_|image_|train_|val_|input_|x_)?(transform\w*|tf|tfm|tfms|preprocess\w*|augment\w*|aug|augs)", re.IGNORECASE
 )
 _OF_SOMETHING_ELSE = re.compile("target|label|mask", re.IGNORECASE)
-_NOT_THE_USERS = (
-    *(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")),
-    str(Path(__file__).parents[2]),
-)
 _COPIED = (dict, list, set, deque, bytearray)
 
 
@@ -133,17 +127,6 @@ def is_dataset(value: Any) -> bool:
         and not isinstance(value, (list, tuple, dict, str, bytes, np.ndarray, Tensor, nn.Module))
         and not hasattr(value, "iloc")
     )
-
-
-def place(error: BaseException) -> str:
-    """ " (file:line)" of the user's code that raised: the deepest frame outside of installed packages."""
-    frames = []
-    trace = error.__traceback__
-    while trace is not None:
-        frames.append((trace.tb_frame.f_code.co_filename, trace.tb_lineno))
-        trace = trace.tb_next
-    own = [frame for frame in frames if not frame[0].startswith(_NOT_THE_USERS)] or frames
-    return " ({}:{})".format(*own[-1]) if own else ""
 
 
 class _Token:

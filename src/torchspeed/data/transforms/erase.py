@@ -37,8 +37,8 @@ def read_random_erasing(transform: Any, place: Place) -> RandomErasing:
     value = transform.value
     if value is None or isinstance(value, str):
         raise Unreadable('value="random" draws a number for every pixel')
-    if place.holds == "pil":
-        raise Unreadable("erases tensors, and is given a PIL image")
+    if place.holds in ("pil", "uint8 array"):
+        raise Unreadable("erases tensors, and is given an image")
     values = (float(value),) if isinstance(value, (int, float)) else tuple(float(number) for number in value)
     return RandomErasing(
         transform=transform,

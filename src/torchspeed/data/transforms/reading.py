@@ -5,12 +5,12 @@ import torchvision, and it raises ``Unreadable`` for a configuration that it doe
 written.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torchspeed.data.pipeline.images import Fill
-from torchspeed.data.pipeline.operation import Unreadable
+from torchspeed.data.pipeline.images import Fill, Rules
+from torchspeed.data.pipeline.operation import Step, Unreadable
 from torchspeed.data.sources.source import Holds
 
 
@@ -18,13 +18,15 @@ from torchspeed.data.sources.source import Holds
 class Place:
     """Where a transform stands.
 
-    holds: what it is given. stage: how many pointwise steps come before it. v2: whether it is of
-    ``torchvision.transforms.v2``.
+    holds: what it is given, in images of ``channels`` channels. stage: how many pointwise steps come before it. v2:
+    whether it is of ``torchvision.transforms.v2``. inner: reads transforms that it holds, given what they are given.
     """
 
     holds: Holds
     stage: int
     v2: bool
+    channels: int
+    inner: Callable[[Any, Holds, int], list[Step]]
 
 
 def shown(transform: Any, *arguments: object, **options: object) -> str:
@@ -63,6 +65,14 @@ def filter_name(interpolation: Any) -> str:
     name = getattr(interpolation, "value", interpolation)
     names = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
     return str(names.get(name, name))
+
+
+def rules_of(place: Place) -> Rules:
+    """By whose rules a transform rounds; for what is lowered on levels alone."""
+    no_levels_after_conversion(place)
+    if place.holds == "pil":
+        return "pillow"
+    return "tensor v2" if place.v2 else "tensor"
 
 
 def no_levels_after_conversion(place: Place) -> None:
