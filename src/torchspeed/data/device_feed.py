@@ -26,17 +26,17 @@ class DeviceFeed:
         return self._copied(batches) if self.device.type == "cuda" else map(self._move, batches)
 
     def _copied(self, batches: Iterator[Any]) -> Iterator[Any]:
-        stream = torch.cuda.Stream(self.device)
+        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         held: deque[tuple[torch.cuda.Event, Any]] = deque()
         ahead: deque[tuple[torch.cuda.Event, Any]] = deque()
         for batch in batches:
             with torch.cuda.stream(stream):
                 copy = self._move(batch)
-                done = torch.cuda.Event()
+                done = torch.cuda.Event()  # type: ignore[no-untyped-call]
                 done.record(stream)
             held.append((done, batch))
             ahead.append((done, copy))
-            while held and held[0][0].query():
+            while held and held[0][0].query():  # type: ignore[no-untyped-call]
                 held.popleft()
             if len(ahead) > 1:
                 yield self._ready(*ahead.popleft())

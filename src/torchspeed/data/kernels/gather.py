@@ -256,7 +256,7 @@ def _convert(
             if row < 0:
                 for c in range(_U(channels)):
                     for j in range(_U(width)):
-                        out[b, c, i, j] = fills[_U(-1 - row), c]
+                        out[b, c, i, j] = fills[_U(-1 - min(row, columns[columns_of, j])), c]
 
 
 class _Instructions(_Kernel):
@@ -335,7 +335,7 @@ def _sixteen(
             x = fma(builder.fsub(x, origin), slope, offset)
             if form is ToFloat16:
                 return builder.bitcast(builder.fptrunc(x, ir.VectorType(ir.HalfType(), LANES)), halves)
-            half, sixteen = (ir.Constant(words, [value] * LANES) for value in (0x8000, 16))
+            half, sixteen = (ir.Constant(words, [value] * LANES) for value in (0x7FFF, 16))
             return builder.trunc(builder.lshr(builder.add(builder.bitcast(x, words), half), sixteen), halves)
 
         if direction.literal_value < 0:

@@ -125,24 +125,33 @@ def log_mel(waveforms: Floats, tables: Tables, out: Floats) -> None:
     padding, are not transformed: what comes out is known.
     """
     half, hop = len(tables.places) - 1, tables.hop
-    batch, samples = waveforms.shape
-    frames = out.shape[2]
+    samples, frames = waveforms.shape[1], out.shape[2]
     padded = np.zeros((frames + LANES) * hop + 2 * half, np.float32)
-    rows, spare = np.empty((half, ROW), np.float32), np.empty((half, ROW), np.float32)
-    powers = np.empty((tables.mels + 1) * LANES, np.float32)
+    views = np.lib.stride_tricks.as_strided(padded, (frames + LANES, 2 * half), (4 * hop, 4))
+    rows, spare, powers = _rows(half, ROW), _rows(half, ROW), _rows(tables.mels + 1, LANES)
     silence = _logarithm(tables.floor)
-    for b in range(batch):
-        padded[half : half + samples] = waveforms[b]
-        begin, end = _sound(waveforms[b])
+    for b in range(len(waveforms)):
+        waveform, middle = waveforms[b], padded[half : half + samples]
+        for i in range(samples):
+            middle[i] = waveform[i]
+        begin, end = _sound(waveform)
         first = max(0, (begin - half + hop) // hop)  # frame t has the samples from t · hop - half to t · hop + half
         last = min(frames, (end + half - 1) // hop + 1)
         out[b, :, :first] = silence
         out[b, :, last:] = silence
         for frame in range(first, last, LANES):
-            _load(padded, frame * hop, hop, tables.window, rows.reshape((2 * half, LANES)))
+            _load(views[frame : frame + LANES], tables.window, rows.reshape((2 * half, LANES)))
             spectrum = _transform(rows, spare, tables.factors, tables.cos, tables.sin)
-            _mel_powers(spectrum, tables, powers)
+            _mel_powers(spectrum, tables, powers.reshape(-1))
             _store_logarithms(powers, tables.floor, out[b], frame, min(frame + LANES, last))
+
+
+@kernel
+def _rows(count: int, width: int) -> Floats:
+    """Memory for rows; it begins with a cache line, for a register is loaded more slowly from two of them."""
+    raw = np.empty(count * width + LANES, np.float32)
+    skipped = -(raw.ctypes.data // 4) % LANES
+    return raw[skipped : skipped + count * width].reshape((count, width))
 
 
 @kernel
@@ -157,13 +166,12 @@ def _sound(waveform: Floats) -> tuple[int, int]:
 
 
 @kernel
-def _load(padded: Floats, start: int, hop: int, window: Floats, halves: Floats) -> None:
-    """Sixteen frames, ``hop`` samples apart, to ``halves`` of rows [n, LANES]: even samples are real parts, odd ones
-    imaginary."""
+def _load(frames: Floats, window: Floats, halves: Floats) -> None:
+    """``frames`` [LANES, n] to ``halves`` of rows [n, LANES]: even samples are real parts, odd ones imaginary."""
     for i in range(len(window)):
-        weight, shifted, half_row = window[i], padded[start + i :], halves[i]
+        weight, half_row = window[i], halves[i]
         for u in range(LANES):
-            half_row[u] = weight * shifted[u * hop]
+            half_row[u] = weight * frames[u, i]
 
 
 @kernel
@@ -296,12 +304,12 @@ def _mel_powers(spectrum: Floats, tables: Tables, powers: Floats) -> None:
 def _store_logarithms(powers: Floats, floor: Any, out: Floats, first: int, last: int) -> None:
     """Frames ``first`` to ``last`` of ``out`` [mels, frames], from the lanes of ``powers``, which are used up."""
     for mel in range(len(out)):
-        band = powers[mel * LANES : (mel + 1) * LANES]
+        band, row = powers[mel], out[mel, first:last]
         for u in range(LANES):
             # What is no number stays none: a power minus itself is 0, or it is not.
             band[u] = _logarithm(max(band[u], floor)) + (band[u] - band[u])
         for u in range(last - first):
-            out[mel, first + u] = band[u]
+            row[u] = band[u]
 
 
 @kernel

@@ -23,7 +23,7 @@ from torchspeed.data.kernels.mersenne import STATE, python_words, torch_words
 from torchspeed.data.random import Keys
 
 Mask = NDArray[np.bool_]
-Values = NDArray[np.float64]  # [B]
+Values = NDArray[np.floating[Any]]  # [B]
 _LOW = np.uint64(0xFFFFFFFF)
 _FIRST_WORDS = 16  # most chains draw fewer; who needs more gets them
 
@@ -77,7 +77,8 @@ class Draws:
             bits = (high | self._torch.take(self._only).astype(np.uint64)) & np.uint64(2**53 - 1)
             waiting = -np.log1p(-(bits * 2.0**-53)).astype(np.float32)  # exponential; whoever waits least is chosen
             chances.append(weight / np.maximum(waiting, np.float32(1e-45)))
-        return np.argmax(chances, axis=0)
+        chosen: NDArray[np.int64] = np.argmax(chances, axis=0)
+        return chosen
 
     def python_random(self) -> NDArray[np.float64]:
         """``random.random()``: float64 [B] in [0, 1)."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from torchspeed.data.fetch import seed_generators
+from torchspeed.data.fetch import raised_at, seed_generators
 from torchspeed.data.sources.images import Look, look
 from torchspeed.data.sources.probe import Reader
 from torchspeed.data.sources.source import Hole, Opaque

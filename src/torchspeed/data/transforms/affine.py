@@ -104,7 +104,7 @@ def read_random_rotation(transform: Any, place: Place) -> RandomRotation:
 @final
 @dataclass(frozen=True, kw_only=True)
 class RandomAffine(Operation):
-    """degrees, scale: ranges. translate: the greatest shifts, as parts of width and height. shear: ranges of x and y."""
+    """degrees, scale: ranges. translate: the greatest shifts, in parts of width and height. shear: ranges, x and y."""
 
     degrees: tuple[float, float]
     translate: tuple[float, float] | None
@@ -122,7 +122,7 @@ class RandomAffine(Operation):
         degrees = draws.uniform(*self.degrees).astype(np.float64)
         if self.translate is not None:
             for k, reach in enumerate((self.translate[0] * widths, self.translate[1] * heights)):
-                shifts[:, k] = np.rint(draws.uniform(-reach, reach))
+                shifts[:, k] = np.rint(draws.uniform(-reach, reach))  # half to even, as Python rounds
         if self.scale is not None:
             scales[:] = draws.uniform(*self.scale)
         for k in range(len(self.shear) // 2):
@@ -130,7 +130,8 @@ class RandomAffine(Operation):
         return degrees, shifts, scales, shears
 
     def apply(self, images: Images, params: Params) -> None:
-        self.warping.warp(images, self.warping.maps(images, *params, self.centre))
+        degrees, shifts, scales, shears = params
+        self.warping.warp(images, self.warping.maps(images, degrees, shifts, scales, shears, self.centre))
 
 
 def read_random_affine(transform: Any, place: Place) -> RandomAffine:

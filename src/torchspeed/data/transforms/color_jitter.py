@@ -20,7 +20,7 @@ Range = tuple[float, float]
 class ColorJitter(Operation):
     """``ranges``: of brightness, contrast, saturation and hue; None where nothing is done."""
 
-    ranges: tuple[Range | None, Range | None, Range | None, Range | None]
+    ranges: tuple[Range | None, ...]
     rules: Rules
 
     def size(self, heights: Sizes, widths: Sizes) -> tuple[Sizes, Sizes]:
@@ -51,6 +51,6 @@ def read_color_jitter(transform: Any, place: Place) -> ColorJitter:
         label=shown(transform, **ranges),
         random=True,
         exact=rules == "pillow",
-        ranges=tuple(ranges.values()),  # type: ignore[arg-type]
+        ranges=tuple(ranges.values()),
         rules=rules,
     )

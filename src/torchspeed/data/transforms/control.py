@@ -29,7 +29,7 @@ class RandomApply(Operation):
     inclusive: bool
 
     def size(self, heights: Sizes, widths: Sizes) -> tuple[Sizes, Sizes]:
-        return heights, widths
+        return _size([self.group], heights, widths)
 
     def draw(self, draws: Draws, heights: Sizes, widths: Sizes) -> Params:
         drawn, p = draws.rand(), np.float32(self.p)
@@ -57,7 +57,7 @@ class RandomChoice(Operation):
     v2: bool
 
     def size(self, heights: Sizes, widths: Sizes) -> tuple[Sizes, Sizes]:
-        return heights, widths
+        return _size(self.groups, heights, widths)
 
     def draw(self, draws: Draws, heights: Sizes, widths: Sizes) -> Params:
         if self.v2:
@@ -88,7 +88,7 @@ class RandomOrder(Operation):
     v2: bool
 
     def size(self, heights: Sizes, widths: Sizes) -> tuple[Sizes, Sizes]:
-        return heights, widths
+        return _size(self.groups, heights, widths)
 
     def draw(self, draws: Draws, heights: Sizes, widths: Sizes) -> Params:
         count = len(self.groups)
@@ -109,6 +109,13 @@ class RandomOrder(Operation):
 def read_random_order(transform: Any, place: Place) -> RandomOrder:
     groups = _groups(transform.transforms, place)
     return RandomOrder(**_common(transform, shown(transform, *_labels(groups)), groups), groups=groups, v2=place.v2)
+
+
+def _size(groups: Sequence[Group], heights: Sizes, widths: Sizes) -> tuple[Sizes, Sizes]:
+    for group in groups:
+        for step in group:
+            step.size(heights, widths)  # which says so where images are too small
+    return heights, widths
 
 
 def _draw(group: Group, draws: Draws, heights: Sizes, widths: Sizes) -> Params:
