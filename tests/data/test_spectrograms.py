@@ -128,6 +128,18 @@ def test_a_bank_of_bands_that_overlap_more_is_refused() -> None:
         of(torch.zeros(1, 1000), features)
 
 
+def test_a_floor_that_float32_does_not_hold_is_refused() -> None:
+    with pytest.raises(DataError, match="floor=1e-40"):
+        of(torch.zeros(1, 1000), LogMel(8000, 64, 32, 8, floor=1e-40))
+
+
+def test_sound_is_found_wherever_it_lies() -> None:
+    """One sample of sound at every place: frames that are skipped as silent are exactly those that do not hold it."""
+    for features in (LogMel(8000, 64, 32, 8), LogMel(8000, 20, 50, 2)):
+        waveforms = torch.eye(200) * 100
+        assert_close_where_loud(of(waveforms, features), features(waveforms))
+
+
 def test_real_digits_have_the_spectrogram_of_torch(shared: Path) -> None:
     _, digits = read_spoken_digits(shared / "spoken_digits")
     features = LogMel(8000, n_fft=512, hop=128, mels=40, floor=1e-6)

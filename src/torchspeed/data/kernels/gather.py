@@ -335,7 +335,7 @@ def _sixteen(
             x = fma(builder.fsub(x, origin), slope, offset)
             if form is ToFloat16:
                 return builder.bitcast(builder.fptrunc(x, ir.VectorType(ir.HalfType(), LANES)), halves)
-            half, sixteen = (ir.Constant(words, [value] * LANES) for value in (0x7FFF, 16))
+            half, sixteen = (ir.Constant(words, [value] * LANES) for value in (0x8000, 16))
             return builder.trunc(builder.lshr(builder.add(builder.bitcast(x, words), half), sixteen), halves)
 
         if direction.literal_value < 0:

@@ -45,10 +45,9 @@ _MANTISSA_BITS = np.int32(23)
 class Tables(NamedTuple):
     """What ``log_mel`` needs to know of a window of n samples, h = n / 2.
 
-    window: [n]; cos, sin: [n] of -2 π k / n; factors: whose product is h; places: [h + 1], the row of each frequency,
-    of which the last is the first again;
-    band: [h + 1], the lower of the two neighbouring bands that a frequency is in; lower, upper: [h + 1], its weights in
-    these two; mels: bands; hop: samples; floor: the least power.
+    cos, sin: [n], of -2 π k / n. factors: whose product is h. places: [h + 1], the row of each frequency, the last being
+    the first again. band: [h + 1], the lower of the two neighbouring bands that a frequency is in; lower, upper:
+    [h + 1], its weights in these. mels: how many bands. hop: samples from frame to frame. floor: the least power.
     """
 
     window: Floats
@@ -67,7 +66,8 @@ class Tables(NamedTuple):
 def tables(window: Floats, bank: Floats, hop: int, floor: float) -> Tables:
     """For a ``window`` [n] and a ``bank`` [mels, n / 2 + 1] in which a frequency is in two neighbouring bands at most.
 
-    Raises ``DataError`` where it is in more, where n is odd, and where n / 2 has other prime factors than 2, 3 and 5.
+    Raises ``DataError`` where it is in more, where n is odd, where n / 2 has other prime factors than 2, 3 and 5, and
+    where ``floor`` is below the least normal number, 1.2e-38.
     """
     n, mels = len(window), len(bank)
     half = n // 2
@@ -76,6 +76,8 @@ def tables(window: Floats, bank: Floats, hop: int, floor: float) -> Tables:
         raise DataError(
             f"n_fft={n}: windows of 2 · 2^a · 3^b · 5^c samples are transformed here; the next is {_next_length(n)}"
         )
+    if floor < np.finfo(np.float32).tiny:
+        raise DataError(f"floor={floor}: powers are float32 here; give 1.2e-38 or more")
     order = np.zeros(1, np.int64)  # of the frequencies, as the transform leaves them
     for factor in reversed(factors):
         order = np.concatenate([digit + factor * order for digit in range(factor)])
