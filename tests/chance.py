@@ -1,5 +1,6 @@
 """Is what was drawn from where it should be? The probabilities of a fit this bad, if it is."""
 
+import itertools
 import math
 from typing import Any
 
@@ -27,3 +28,10 @@ def frequencies_p(values: NDArray[Any], chances: list[float]) -> float:
     statistic = ((counts - expected) ** 2 / expected).sum()
     half_freedom = torch.tensor((len(chances) - 1) / 2, dtype=torch.float64)
     return float(torch.special.gammaincc(half_freedom, torch.tensor(statistic / 2, dtype=torch.float64)))
+
+
+def shuffled_p(orders: NDArray[Any]) -> float:
+    """The same, that all permutations are equally frequent. ``orders``: [N, K]."""
+    permutations = list(itertools.permutations(range(orders.shape[1])))
+    numbers = np.array([permutations.index(tuple(order)) for order in orders.tolist()])
+    return frequencies_p(numbers, [1 / len(permutations)] * len(permutations))

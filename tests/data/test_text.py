@@ -138,11 +138,12 @@ def test_batches_from_threads_are_those_of_one_thread_and_stay_as_they_are() -> 
 
 
 def test_no_window_leaves_the_tokens() -> None:
-    tokens, starts = np.arange(10, dtype=np.uint8), np.array([-5, 0, 7, 8, 1 << 40])
-    inputs, targets = np.empty((2, 5, 2), np.int64)
-    token_windows(tokens, starts, np.array([0, 1, 2, 9, 0]), IGNORED, inputs, targets)
-    assert inputs.tolist() == [[0, 1], [0, 1], [7, 8], [7, 8], [7, 8]]
-    assert targets.tolist() == [[1, 2], [IGNORED, 2], [IGNORED, IGNORED], [IGNORED, IGNORED], [8, 9]]
+    tokens, starts = np.arange(10, dtype=np.uint8), np.array([-5, 0, 7, 8, 9, 1 << 40])
+    inputs, targets = np.empty((2, 6, 2), np.int64)
+    token_windows(tokens, starts, IGNORED, inputs, targets)
+    assert inputs.tolist() == [[0, 1], [0, 1], [7, 8], [7, 8], [7, 8], [7, 8]]
+    none = [IGNORED, IGNORED]
+    assert targets.tolist() == [[1, 2], [1, 2], [8, 9], [IGNORED, 9], none, none]
 
 
 def test_tokens_may_be_mapped_from_a_file(tmp_path: Path) -> None:

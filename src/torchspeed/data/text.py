@@ -144,15 +144,13 @@ class TokenWindows(BatchedDataset):
         return len(self.tokens) // self.length if self.random else -(-(len(self.tokens) - 1) // self.length)
 
     def batch(self, indices: NDArray[np.int64], keys: Keys) -> tuple[Tensor, Tensor]:
-        last = len(self.tokens) - self.length - 1
         if self.random:
-            places = (indices + uniform(keys, _START_STREAM)) * ((last + 1) / len(self))
-            starts = np.minimum(places.astype(np.int64), last)  # rounding could go one too far
-            already = np.zeros_like(starts)
+            places = len(self.tokens) - self.length  # where a window can begin
+            starts = ((indices + uniform(keys, _START_STREAM)) * (places / len(self))).astype(np.int64)
+            starts = np.minimum(starts, places - 1)  # rounding could go one too far
         else:
-            starts = np.minimum(indices * self.length, last)
-            already = indices * self.length - starts
+            starts = indices * self.length
         inputs = self.buffers.take((len(indices), self.length), np.int64)
         targets = self.buffers.take((len(indices), self.length), np.int64)
-        token_windows(self.tokens, starts, already, IGNORED, inputs, targets)
+        token_windows(self.tokens, starts, IGNORED, inputs, targets)
         return torch.from_numpy(inputs), torch.from_numpy(targets)

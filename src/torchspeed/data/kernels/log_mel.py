@@ -45,9 +45,9 @@ _MANTISSA_BITS = np.int32(23)
 class Tables(NamedTuple):
     """What ``log_mel`` needs to know of a window of n samples, h = n / 2.
 
-    cos, sin: [n], of -2 π k / n. factors: whose product is h. places: [h + 1], the row of each frequency, the last being
-    the first again. band: [h + 1], the lower of the two neighbouring bands that a frequency is in; lower, upper:
-    [h + 1], its weights in these. mels: how many bands. hop: samples from frame to frame. floor: the least power.
+    cos, sin: [n], of -2 π k / n. factors: whose product is h. places: [h + 1], the row of each frequency, of which the
+    last is the first again. band: [h + 1], the lower of the two neighbouring bands that a frequency is in, and lower,
+    upper: [h + 1], its weights in them. mels: bands. hop: samples from frame to frame. floor: the least power.
     """
 
     window: Floats

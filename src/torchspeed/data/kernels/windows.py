@@ -12,20 +12,19 @@ Floats = NDArray[np.float32]
 
 
 @kernel
-def token_windows(
-    tokens: NDArray[Any], starts: Integers, skipped: Integers, ignored: int, inputs: Integers, targets: Integers
-) -> None:
-    """``inputs`` [B, length]: the tokens from each of ``starts`` [B] on; ``targets``: those one place later, of which
-    the first ``skipped`` [B] are ``ignored`` instead. A window that would leave the tokens [N] ends, or begins, with
-    them."""
+def token_windows(tokens: NDArray[Any], starts: Integers, ignored: int, inputs: Integers, targets: Integers) -> None:
+    """``inputs`` [B, length]: the tokens [N] from each of ``starts`` [B] on; ``targets``: those one place later.
+
+    A window that would leave the tokens is moved back into them, and its targets from before its start are ``ignored``.
+    """
     length = inputs.shape[1]
     for b in range(len(starts)):
-        first = min(max(starts[b], 0), len(tokens) - length - 1)
+        first = max(0, min(starts[b], len(tokens) - length - 1))
         for i in range(length):
             inputs[b, i] = tokens[first + i]
         for i in range(length):
             targets[b, i] = tokens[first + 1 + i]
-        for i in range(min(skipped[b], length)):
+        for i in range(min(starts[b] - first, length)):
             targets[b, i] = ignored
 
 

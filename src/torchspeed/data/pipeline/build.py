@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from torchspeed.data.cache import RaggedImages, RaggedWriter, Writer, open_or_build
 from torchspeed.data.pipeline.operation import Step
 from torchspeed.data.pipeline.rest import Rest
@@ -38,22 +40,33 @@ class Keep:
 
 def build(source: Source, keep: Keep) -> tuple[Store, Rest | None]:
     """The store, and what samples hold beside the image, or None where the store gives it with each image."""
-    rest = known_rest(source)
+    rest = _known_rest(source)
     if keep.placement == "none" or keep.total_bytes == 0:
         if source.levels is not None:
-            return ArrayStore(source.levels, source.rows), rest or Rest([source.raw(i)[1] for i in range(len(source))])
+            return ArrayStore(source.levels, source.rows), rest or _rest_by_loading(source)
         if source.encoded is not None and rest is not None:
             return EncodedStore(source), rest
         return LoadedStore(source), None
     if keep.placement == "mapped":
         assert rest is not None
         return _mapped(source, keep), rest
+    if not keep.steps and source.levels is not None:
+        return ArrayStore(np.ascontiguousarray(source.levels), source.rows), rest or _rest_by_loading(source)
     memory = MemoryImages(keep.total_bytes)
     rests = _fill(memory, source, keep)
     return store_of(memory.done()), rest or Rest(rests)
 
 
-def known_rest(source: Source) -> Rest | None:
+def lies_ready(source: Source) -> bool:
+    """Whether the raw images lie in memory in the order of their pixels (CIFAR10 of torchvision keeps planes)."""
+    return source.levels is not None and source.levels.flags.c_contiguous
+
+
+def _rest_by_loading(source: Source) -> Rest:
+    return Rest([source.raw(i)[1] for i in range(len(source))])
+
+
+def _known_rest(source: Source) -> Rest | None:
     if source.rest(0) is None:
         return None
     return Rest([source.rest(i) for i in range(len(source))])

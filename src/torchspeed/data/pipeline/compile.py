@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 from torchspeed.data.batched import BatchedDataset
 from torchspeed.data.loader import OrderedLoader
-from torchspeed.data.pipeline.build import Keep, build
+from torchspeed.data.pipeline.build import Keep, build, lies_ready
 from torchspeed.data.pipeline.compiled import Compiled, Continued, Lowered
 from torchspeed.data.pipeline.determinism import varies
 from torchspeed.data.pipeline.held import levels_of
@@ -126,7 +126,7 @@ class _Planner:
             keep = self._keep(stages)
         except Unreadable as reason:
             raise NotApplicable(f"{why}; and {reason}") from reason
-        if keep.placement == "none" or (keep.cut == 0 and self.source.levels is not None):
+        if keep.placement == "none" or (keep.cut == 0 and lies_ready(self.source)):
             raise NotApplicable(why)
         rows = continued_rows(self.source, self.steps, keep, why)
         steps = self.steps[keep.cut :]
@@ -152,7 +152,7 @@ class _Planner:
         if not stages:
             raise Unreadable("what is not known here gives no image of bytes that could be kept")
         cut = min(stages, key=lambda k: (stages[k].mean_bytes, -k))
-        in_place = cut == 0 and self.source.levels is not None
+        in_place = cut == 0 and lies_ready(self.source)
         total_bytes = 0 if in_place else int(stages[cut].mean_bytes * len(self.source))
         placement, budget = self.settings.placement, self.settings.budget_bytes
         if self.settings.decode == "scaled":

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from torchspeed.data.kernels import smooth
 from torchspeed.data.kernels.maps import crop_map
-from torchspeed.data.kernels.resample import _columns_may_come_first
+from torchspeed.data.kernels.resample import _pillow_chooses
 from torchspeed.data.pipeline import device_color as color
 from torchspeed.data.pipeline import device_geometry as geometry
 from torchspeed.data.pipeline.images import FILTERS, Fill, Images, Map, Mask, Rules
@@ -118,7 +118,7 @@ class DeviceImages(Images):
             self.columns = _picked(self._columns(), left[:, None] + _nearest(wide, width))
         else:
             self.pixels()
-            columns_first = (tall > height) & (tall - height > 2 * (wide - width)) & _columns_may_come_first()
+            columns_first = (tall > height) & (tall - height > 2 * (wide - width)) & _pillow_chooses()
             mixed = columns_first.any() and not columns_first.all()
             order = "mixed" if mixed else "columns" if columns_first.any() else "rows"
             constants = (height, width, FILTERS.index(filter), order)

@@ -8,6 +8,8 @@ equalisation are a table of 256 levels for each image, computed from a few numbe
 import torch
 from torch import Tensor
 
+from torchspeed.data.pipeline.device_geometry import constant
+
 
 def brightness(pixels: Tensor, shares: Tensor) -> Tensor:
     """Blend with black. ``shares``: float32 [B, 2], of the image and of what it is blended with."""
@@ -17,11 +19,9 @@ def brightness(pixels: Tensor, shares: Tensor) -> Tensor:
 def contrast(pixels: Tensor, shares: Tensor, rules: str) -> Tensor:
     """Blend with the mean grey."""
     grey = _grey(pixels, rules)
-    total, count = grey.sum((1, 2), dtype=torch.int64)[:, None, None], grey.shape[1] * grey.shape[2]
-    if rules == "pillow":
-        mean = (_over(total.double(), count) + 0.5).floor().float()
-    else:
-        mean = _over(total.float(), count)
+    total = grey.sum((1, 2), dtype=torch.int64)[:, None, None].double()
+    exact = total / constant(grey.shape[1] * grey.shape[2], total)
+    mean = (exact + 0.5).floor().float() if rules == "pillow" else exact.float()
     return _look_up(pixels, _blended(_levels(pixels), mean, shares, rules))
 
 
@@ -45,16 +45,13 @@ def sharpness(pixels: Tensor, shares: Tensor, rules: str) -> Tensor:
     levels = pixels.int()
     rows = levels[:, :-2] + levels[:, 1:-1] + levels[:, 2:]
     total = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:] + 4 * levels[:, 1:-1, 1:-1]
-    smoothed = torch.div(2 * total + 13, 26, rounding_mode="floor").float()
-    inner = pixels[:, 1:-1, 1:-1].float()
+    inner = torch.div(2 * total + 13, 26, rounding_mode="floor")
+    middle = torch.cat([levels[:, 1:-1, :1], inner, levels[:, 1:-1, -1:]], dim=2)
+    smoothed = torch.cat([levels[:, :1], middle, levels[:, -1:]], dim=1)
     if rules == "tensor v2":
         rest = shares[:, 1, None, None, None]
-        mixed = _bytes((rest.double() * (smoothed - inner).double() + inner.double()).float())
-    else:
-        mixed = _blended(inner, smoothed, shares[:, None], rules)
-    # Put together of parts instead of written into a copy: a compiler keeps it in one pass.
-    middle = torch.cat([pixels[:, 1:-1, :1], mixed, pixels[:, 1:-1, -1:]], dim=2)
-    return torch.cat([pixels[:, :1], middle, pixels[:, -1:]], dim=1)
+        return _bytes((rest.double() * (smoothed - levels).double() + levels.double()).float())
+    return _blended(levels.float(), smoothed.float(), shares[:, None], rules)
 
 
 def blur(pixels: Tensor, down: Tensor, across: Tensor) -> Tensor:
@@ -90,7 +87,7 @@ def autocontrast(pixels: Tensor, rules: str) -> Tensor:
     levels = torch.arange(256, dtype=torch.int32, device=pixels.device)
     range_ = (highest - lowest).clamp(min=1)
     if rules == "pillow":
-        scale = 255.0 / range_.double()
+        scale = constant(255.0, range_.double()) / range_
         stretched = levels * scale + -lowest * scale
     elif rules == "tensor":
         stretched = (levels - lowest).float() * (1.0 / range_.float() * 255.0)
@@ -114,11 +111,6 @@ def equalize(pixels: Tensor) -> Tensor:
 
 
 _FLOAT_255TH = 0.003921568859368563  # 1 / 255 in single precision
-
-
-def _over(values: Tensor, divisor: float) -> Tensor:
-    """A division. By a plain number PyTorch multiplies with the reciprocal on a GPU, and that rounds twice."""
-    return values / torch.full((), divisor, dtype=values.dtype, device=values.device)
 
 
 def _levels(pixels: Tensor) -> Tensor:
@@ -170,21 +162,21 @@ def _turned_levels(pixels: Tensor, shift: Tensor, rules: str) -> Tensor:
     """Through Pillow's HSV of 8 bits."""
     red, green, blue = pixels.int().unbind(3)
     high, low = pixels.amax(3).int(), pixels.amin(3).int()
+    value = high.double()
     range_ = (high - low).clamp(min=1).float()
     from_r, from_g, from_b = ((high - one).float() / range_ for one in (red, green, blue))
     second = (2.0 + from_r.double() - from_b.double()).float()
     third = (4.0 + from_g.double() - from_r.double()).float()
     sixths = torch.where(red == high, from_b - from_g, torch.where(green == high, second, third))
-    turns = _over(sixths.double(), 6.0) + 1.0
+    turns = sixths.double() / constant(6.0, value) + 1.0
     turns = torch.where(turns >= 1.0, turns - 1.0, turns).float().double()
     turned = (torch.where(high == low, 0, (turns * 255.0).int()) + shift) & 255
     saturation = (((high - low).float() / high.clamp(min=1).float()).double() * 255.0).int()
 
     # And back.
-    scaled = _over(turned.double() * 6.0, 255.0)
+    scaled = turned.double() * 6.0 / constant(255.0, value)
     sector = scaled.int()
-    inside, part = (scaled - sector).float(), _over(saturation.double(), 255.0).float()
-    value = high.double()
+    inside, part = (scaled - sector).float(), (saturation.double() / constant(255.0, value)).float()
     bottom = (value * (1.0 - part.double()) + 0.5).int()
     falling = (value * (1.0 - (part * inside).double()) + 0.5).int()
     rising = (value * (1.0 - part.double() * (1.0 - inside.double())) + 0.5).int()
@@ -192,7 +184,7 @@ def _turned_levels(pixels: Tensor, shift: Tensor, rules: str) -> Tensor:
 
 
 def _turned_floats(pixels: Tensor, shift: Tensor, rules: str) -> Tensor:
-    values = pixels.float() * _FLOAT_255TH if rules == "tensor v2" else _over(pixels.float(), 255.0)
+    values = pixels.float() * _FLOAT_255TH if rules == "tensor v2" else pixels.float() / constant(255.0, shift)
     red, green, blue = values.unbind(3)
     high, low = values.amax(3), values.amin(3)
     grey = high == low
@@ -200,7 +192,7 @@ def _turned_floats(pixels: Tensor, shift: Tensor, rules: str) -> Tensor:
     from_r, from_g, from_b = ((high - one) / range_ for one in (red, green, blue))
     second, third = 2.0 + from_r - from_b, 4.0 + from_g - from_r
     sixths = torch.where(red == high, from_b - from_g, torch.where(green == high, second, third))
-    turns = (sixths * _FLOAT_SIXTH if rules == "tensor v2" else _over(sixths, 6.0)) + 1.0
+    turns = (sixths * _FLOAT_SIXTH if rules == "tensor v2" else sixths / constant(6.0, shift)) + 1.0
     turns = torch.where(turns >= 1.0, turns - 1.0, turns) + shift
     turns = turns - ((turns + 1.0).int().float() - 1.0)  # a floor, since the sum is in [-1, 3)
     saturation = (high - low) / torch.where(grey, 1.0, high)

@@ -135,6 +135,12 @@ def warp_as_tensor(pixels: Tensor, scaled: Tensor, fill: Tensor, bilinear: bool,
     return values.round().to(torch.uint8)
 
 
+def constant(number: float, like: Tensor) -> Tensor:
+    """For divisions. PyTorch turns one by a plain number (on a GPU), or of one, into a product with the reciprocal,
+    which rounds twice."""
+    return torch.full((), number, dtype=like.dtype, device=like.device)
+
+
 def _taken(levels: Tensor, index: Tensor | None, rows: Tensor | None, columns: Tensor | None) -> Tensor:
     if rows is None or columns is None:
         return levels if index is None else levels.index_select(0, index)
@@ -198,7 +204,8 @@ def _taps(start: Tensor, size_in: Tensor, longest: int, size_out: int, filter_co
     """
     count = 2 * math.ceil(_SUPPORT[filter_code] * max(longest / size_out, 1.0)) + 2
     start, size_in = start[:, None, None], size_in[:, None, None]
-    scale = size_in.double() / _exactly(size_out, start)
+    scale = size_in.double()
+    scale = scale / constant(size_out, scale)
     stretch = scale.clamp(min=1.0)
     support = _SUPPORT[filter_code] * stretch
     centre = (torch.arange(size_out, dtype=torch.float64, device=start.device)[:, None] + 0.5) * scale
@@ -215,11 +222,6 @@ def _taps(start: Tensor, size_in: Tensor, longest: int, size_out: int, filter_co
     return start + torch.minimum(places, size_in - 1), weights
 
 
-def _exactly(number: float, like: Tensor) -> Tensor:
-    """A divisor. On a GPU PyTorch divides by a plain number as it multiplies with its reciprocal, which rounds twice."""
-    return torch.full((), number, dtype=torch.float64, device=like.device)
-
-
 def _filter(code: int, x: Tensor) -> Tensor:
     distance = x.abs()
     if code == 1:
@@ -232,7 +234,7 @@ def _filter(code: int, x: Tensor) -> Tensor:
         near = (1.5 * distance - 2.5) * distance * distance + 1
         far = (((distance - 5) * distance + 8) * distance - 4) * -0.5
         return torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
-    return torch.where((x >= -3) & (x < 3), _sinc(x) * _sinc(x / 3), 0.0)
+    return torch.where((x >= -3) & (x < 3), _sinc(x) * _sinc(x / constant(3.0, x)), 0.0)
 
 
 def _sinc(x: Tensor) -> Tensor:

@@ -82,6 +82,11 @@ class Program:
         return torch.as_tensor(image).reshape(self.channels).to(self.dtype)
 
 
+def one_level(program: Program) -> float:
+    """The largest step from one level to the next, in units of the output, and a little for rounding."""
+    return 1.01 * program.table.double().diff(dim=1).abs().max().item()
+
+
 def part(params: Params, chunk: slice) -> Params:
     """The rows of ``chunk``."""
     return tuple(part(each, chunk) if isinstance(each, tuple) else each[chunk] for each in params)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchspeed.data.fetch import generators_kept, seed_generators
 from torchspeed.data.pipeline.operation import Unreadable
-from torchspeed.data.pipeline.program import Program
+from torchspeed.data.pipeline.program import Program, one_level
 from torchspeed.data.pipeline.renderer import Renderer
 from torchspeed.data.random import sample_keys
 from torchspeed.errors import DataError
@@ -59,8 +59,3 @@ def prove(
                     f"compiled, sample {items[place]} differs from what your code gives by {differs:.3g} "
                     f"(allowed: {tolerance:.3g})"
                 )
-
-
-def one_level(program: Program) -> float:
-    """The largest step from one level to the next, in units of the output, and a little for rounding."""
-    return 1.01 * program.table.double().diff(dim=1).abs().max().item()

@@ -47,7 +47,10 @@ class ArrayStore(Store):
         self.levels, self.rows = levels, rows
 
     def fetch(self, indices: Indices) -> Fetch:
-        return self.levels, indices if self.rows is None else self.rows[indices], None
+        rows = indices if self.rows is None else self.rows[indices]
+        if self.levels.flags.c_contiguous:
+            return self.levels, rows, None
+        return np.ascontiguousarray(self.levels[rows]), None, None
 
 
 @final
