@@ -53,6 +53,14 @@ def test_train_says_device_job_plan_run_and_result(folder: Path) -> None:
     assert result["plan"] == {"optimizer_impl": "foreach", "threads": 1}
 
 
+def test_explain_says_what_is_done_with_the_data(folder: Path) -> None:
+    done = torchspeed("explain", "job.py", folder=folder)
+    assert done.returncode == 0, done.stderr
+    assert "train: as written: TensorBatches gives whole batches by itself" in done.stdout
+    assert "valid: " in done.stdout
+    assert not (folder / "runs").exists()
+
+
 def test_as_written_leaves_the_plan_out(folder: Path) -> None:
     (folder / "job.plan.toml").write_text('optimizer_impl = "foreach"\n')
     done = torchspeed("train", "job.py:job", "--as-written", "--quiet", "--run-dir", "run", folder=folder)

@@ -22,63 +22,61 @@ from torchspeed.data.kernels.jit import kernel
 Pixels = NDArray[np.uint8]  # [B, H, W, C], changed in place
 Positions = NDArray[np.int64]  # [K], which images to change; parameters have a row for each of them
 PILLOW, TENSOR, TENSOR_V2 = range(3)
+_BLOCK = 3 * 1024  # levels that go through all steps before the next ones, in the first-level cache
 
 
 @kernel
 def brightness(images: Pixels, positions: Positions, factors: NDArray[np.float64]) -> None:
     """Blend with black, which all rules round alike. ``factors``: [K]."""
-    length = images.shape[1] * images.shape[2] * images.shape[3]
     for k in range(len(positions)):
-        b = positions[k]
-        _blend_with_level(images[b].reshape(length), f32(0.0), factors[k], PILLOW)
+        _blend_with_level(images[positions[k]].reshape(images[0].size), f32(0.0), factors[k], PILLOW)
 
 
 @kernel
 def contrast(images: Pixels, positions: Positions, factors: NDArray[np.float64], rules: int) -> None:
     """Blend with the mean grey of the image."""
-    _, height, width, channels = images.shape
-    grey = np.empty(width * channels, np.uint8)
+    channels = images.shape[3]
+    grey = np.empty(_BLOCK, np.uint8)
     for k in range(len(positions)):
-        b = positions[k]
+        flat = images[positions[k]].reshape(images[0].size)
         total = 0
-        for y in range(height):
-            _grey_row(images[b, y].reshape(width * channels), grey, channels, rules)
-            for i in range(width * channels):
+        for start in range(0, len(flat), _BLOCK):
+            block = flat[start : start + _BLOCK]
+            _to_grey(block, grey, channels, rules)
+            for i in range(len(block)):
                 total += i32(grey[i])
-        total //= channels  # every grey was counted once per channel
-        exact = total / (height * width)
-        mean = f32(int(exact + 0.5)) if rules == PILLOW else f32(exact)
-        _blend_with_level(images[b].reshape(height * width * channels), mean, factors[k], rules)
+        mean = total / len(flat)  # every grey was counted once per channel
+        level = f32(int(mean + 0.5)) if rules == PILLOW else f32(mean)
+        _blend_with_level(flat, level, factors[k], rules)
 
 
 @kernel
 def saturation(images: Pixels, positions: Positions, factors: NDArray[np.float64], rules: int) -> None:
     """Blend with the image in grey. Nothing happens to images of one channel."""
-    _, height, width, channels = images.shape
-    if channels == 1:
+    if images.shape[3] == 1:
         return
-    grey = np.empty(width * channels, np.uint8)
+    grey = np.empty(_BLOCK, np.uint8)
     for k in range(len(positions)):
-        b = positions[k]
+        flat = images[positions[k]].reshape(images[0].size)
         factor, rest = f32(factors[k]), f32(1.0 - factors[k])
-        for y in range(height):
-            row = images[b, y].reshape(width * channels)
-            _grey_row(row, grey, channels, rules)
-            for i in range(len(row)):
-                row[i] = _blended(f32(row[i]), f32(grey[i]), factor, rest, rules)
+        for start in range(0, len(flat), _BLOCK):
+            block = flat[start : start + _BLOCK]
+            _to_grey(block, grey, 3, rules)
+            for i in range(len(block)):
+                block[i] = _blended(f32(block[i]), f32(grey[i]), factor, rest, rules)
 
 
 @kernel
 def grayscale(images: Pixels, positions: Positions, rules: int) -> None:
     """Every channel becomes the luminance."""
-    _, height, width, channels = images.shape
-    grey = np.empty(width * channels, np.uint8)
+    grey = np.empty(_BLOCK, np.uint8)
     for b in positions:
-        for y in range(height):
-            row = images[b, y].reshape(width * channels)
-            _grey_row(row, grey, channels, rules)
-            for i in range(len(row)):
-                row[i] = grey[i]
+        flat = images[b].reshape(images[0].size)
+        for start in range(0, len(flat), _BLOCK):
+            block = flat[start : start + _BLOCK]
+            _to_grey(block, grey, images.shape[3], rules)
+            for i in range(len(block)):
+                block[i] = grey[i]
 
 
 @kernel
@@ -100,21 +98,21 @@ def _blended(x: np.float32, other: np.float32, factor: np.float32, rest: np.floa
 
 
 @kernel
-def _grey_row(row: NDArray[np.uint8], grey: NDArray[np.uint8], channels: int, rules: int) -> None:
-    """The luminance of each pixel of a row [W C], once per channel."""
+def _to_grey(levels: NDArray[np.uint8], grey: NDArray[np.uint8], channels: int, rules: int) -> None:
+    """The luminance of each pixel, once per channel."""
     if channels == 1:
-        for i in range(len(row)):
-            grey[i] = row[i]
+        for i in range(len(levels)):
+            grey[i] = levels[i]
     elif rules == PILLOW:
-        for i in range(len(row) // 3):
-            r, g, b = u32(row[3 * i]), u32(row[3 * i + 1]), u32(row[3 * i + 2])
+        for i in range(len(levels) // 3):
+            r, g, b = u32(levels[3 * i]), u32(levels[3 * i + 1]), u32(levels[3 * i + 2])
             level = np.uint8((r * u32(19595) + g * u32(38470) + b * u32(7471) + u32(0x8000)) >> u32(16))
             grey[3 * i] = level
             grey[3 * i + 1] = level
             grey[3 * i + 2] = level
     else:
-        for i in range(len(row) // 3):
-            r, g, b = f32(row[3 * i]), f32(row[3 * i + 1]), f32(row[3 * i + 2])
+        for i in range(len(levels) // 3):
+            r, g, b = f32(levels[3 * i]), f32(levels[3 * i + 1]), f32(levels[3 * i + 2])
             if rules == TENSOR:
                 value = f32(0.2989) * r + f32(0.587) * g + f32(0.114) * b
             else:

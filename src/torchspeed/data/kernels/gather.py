@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchspeed.data.kernels.forms import AsIs, Form, ToFloat16, ToFloat32, candidates
-from torchspeed.data.kernels.jit import _Kernel, kernel
+from torchspeed.data.kernels.jit import instructions, kernel
 from torchspeed.errors import DataError
 
 Levels = NDArray[np.uint8]
@@ -259,19 +259,7 @@ def _convert(
                         out[b, c, i, j] = fills[_U(-1 - min(row, columns[columns_of, j])), c]
 
 
-class _Instructions(_Kernel):
-    """Machine instructions, spelled out in LLVM's language for what Numba cannot say: lanes, shuffles, fused
-    multiply-add. They become part of the kernel that calls them."""
-
-    def dispatcher(self) -> Any:
-        if self.compiled is None:
-            from numba.extending import intrinsic
-
-            self.compiled = intrinsic(prefer_literal=True)(self.function)
-        return self.compiled
-
-
-@_Instructions
+@instructions
 def _sixteen(
     typing: Any,
     levels: Any,

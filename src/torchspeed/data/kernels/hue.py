@@ -1,8 +1,8 @@
 """Turn the hue of images, as Pillow's HSV images of 8 bits do it or as torchvision does it on tensors, in floats.
 
 The two differ by several levels, since Pillow keeps hue and saturation in 8 bits on the way, so they are two kernels.
-Both are without branches and work on one row at a time, its channels apart, so that eight or sixteen pixels go through
-the divisions side by side.
+Both are without branches and work on a few hundred pixels at a time, their channels apart, so that eight or sixteen
+pixels go through the divisions side by side.
 
 Sources: A. R. Smith, "Color gamut transform pairs", SIGGRAPH 1978; Pillow, src/libImaging/Convert.c (``rgb2hsv_row``,
 ``hsv2rgb``), in whose mixture of float and double this is written, since that decides about the bits; torchvision,
@@ -17,37 +17,40 @@ from numpy.typing import NDArray
 
 from torchspeed.data.kernels.jit import kernel
 
-Row = NDArray[np.uint8]  # [W], one channel
+Channel = NDArray[np.uint8]  # of some pixels
 _PILLOW, _TENSOR_V2 = 0, 2
+_BLOCK = 512  # pixels that go through all steps before the next ones, in the first-level cache
 
 
 @kernel
 def hue(images: NDArray[np.uint8], positions: NDArray[np.int64], shifts: NDArray[np.float64], rules: int) -> None:
     """``images``: [B, H, W, C], those at ``positions`` [K] are changed, if C is 3. ``shifts``: [K], in turns."""
-    _, height, width, channels = images.shape
-    if channels == 1:
+    if images.shape[3] == 1:
         return
-    red, green, blue = np.empty(width, np.uint8), np.empty(width, np.uint8), np.empty(width, np.uint8)
+    pixels = images.shape[1] * images.shape[2]
+    channels = np.empty((3, _BLOCK), np.uint8)
     for k in range(len(positions)):
-        b = positions[k]
-        for y in range(height):
-            row = images[b, y].reshape(width * 3)
-            for i in range(width):
-                red[i] = row[3 * i]
-                green[i] = row[3 * i + 1]
-                blue[i] = row[3 * i + 2]
+        flat = images[positions[k]].reshape(pixels * 3)
+        for start in range(0, pixels, _BLOCK):
+            block = flat[3 * start : 3 * (start + _BLOCK)]
+            size = len(block) // 3
+            red, green, blue = channels[0, :size], channels[1, :size], channels[2, :size]
+            for i in range(size):
+                red[i] = block[3 * i]
+                green[i] = block[3 * i + 1]
+                blue[i] = block[3 * i + 2]
             if rules == _PILLOW:
                 _turn_levels(red, green, blue, i32(shifts[k] * 255))
             else:
                 _turn_floats(red, green, blue, f32(shifts[k]), rules == _TENSOR_V2)
-            for i in range(width):
-                row[3 * i] = red[i]
-                row[3 * i + 1] = green[i]
-                row[3 * i + 2] = blue[i]
+            for i in range(size):
+                block[3 * i] = red[i]
+                block[3 * i + 1] = green[i]
+                block[3 * i + 2] = blue[i]
 
 
 @kernel
-def _turn_levels(red: Row, green: Row, blue: Row, shift: np.int32) -> None:
+def _turn_levels(red: Channel, green: Channel, blue: Channel, shift: np.int32) -> None:
     for i in range(len(red)):
         r, g, b = i32(red[i]), i32(green[i]), i32(blue[i])
         high, low = max(r, max(g, b)), min(r, min(g, b))
@@ -80,7 +83,7 @@ def _turn_levels(red: Row, green: Row, blue: Row, shift: np.int32) -> None:
 
 
 @kernel
-def _turn_floats(red: Row, green: Row, blue: Row, shift: np.float32, v2: bool) -> None:
+def _turn_floats(red: Channel, green: Channel, blue: Channel, shift: np.float32, v2: bool) -> None:
     zero, one, six = f32(0.0), f32(1.0), f32(6.0)
     for i in range(len(red)):
         if v2:

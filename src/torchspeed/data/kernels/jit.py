@@ -15,6 +15,7 @@ A kernel may call other kernels of the same file. Source: https://numba.readthed
 import functools
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any, ParamSpec, TypeVar, cast
@@ -30,12 +31,20 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
     return cast("Callable[P, R]", _Kernel(function))
 
 
+def instructions(function: Callable[P, R]) -> Callable[P, R]:
+    """Machine instructions, spelled out in LLVM's language for what Numba cannot say: lanes, shuffles, fused
+    multiply-add. ``function`` is an intrinsic of Numba; it becomes part of the kernel that calls it."""
+    return cast("Callable[P, R]", _Instructions(function))
+
+
 def compile_seconds() -> float:
     """Seconds that this process has spent on importing Numba and on compiling, or loading, kernels."""
     return _Numba.import_seconds + (_Numba.timer.duration if _Numba.timer and _Numba.timer.done else 0.0)
 
 
-class _Kernel:
+class _Deferred(ABC):
+    """Compiled at the first call."""
+
     def __init__(self, function: Any) -> None:
         functools.update_wrapper(self, function)
         self.function = function
@@ -45,21 +54,38 @@ class _Kernel:
         return (self.compiled or self.dispatcher())(*arguments)
 
     def dispatcher(self) -> Any:
-        """Numba's object for this kernel; the kernels that it names come first."""
+        """Numba's object for this kernel."""
         with _lock:
             if self.compiled is None:
-                numba = _Numba.get()
-                names = {**self.function.__globals__}
-                for name in self.function.__code__.co_names:
-                    if isinstance(names.get(name), _Kernel):
-                        names[name] = names[name].dispatcher()
-                resolved = FunctionType(self.function.__code__, names, self.function.__name__)
-                resolved.__qualname__, resolved.__module__ = self.function.__qualname__, self.function.__module__
-                try:
-                    self.compiled = numba.njit(nogil=True, cache=True, error_model="numpy")(resolved)
-                except RuntimeError:  # no folder where what was compiled could be kept
-                    self.compiled = numba.njit(nogil=True, error_model="numpy")(resolved)
+                self.compiled = self._compile()
             return self.compiled
+
+    @abstractmethod
+    def _compile(self) -> Any: ...
+
+
+class _Kernel(_Deferred):
+    def _compile(self) -> Any:
+        """The kernels that it names come first."""
+        numba = _Numba.get()
+        names = {**self.function.__globals__}
+        for name in self.function.__code__.co_names:
+            if isinstance(names.get(name), _Deferred):
+                names[name] = names[name].dispatcher()
+        resolved = FunctionType(self.function.__code__, names, self.function.__name__)
+        resolved.__qualname__, resolved.__module__ = self.function.__qualname__, self.function.__module__
+        # As NumPy divides: a test for zero before each division would keep loops from being vectorised.
+        try:
+            return numba.njit(nogil=True, cache=True, error_model="numpy")(resolved)
+        except RuntimeError:  # no folder where what was compiled could be kept
+            return numba.njit(nogil=True, error_model="numpy")(resolved)
+
+
+class _Instructions(_Deferred):
+    def _compile(self) -> Any:
+        from numba.extending import intrinsic
+
+        return intrinsic(prefer_literal=True)(self.function)
 
 
 class _Numba:

@@ -1,4 +1,4 @@
-"""Windows out of long arrays, a batch at a time: of tokens, and of recordings that lie end to end."""
+"""Windows of tokens out of a long row of them, a batch at a time."""
 
 from typing import Any
 
@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from torchspeed.data.kernels.jit import kernel
 
 Integers = NDArray[np.int64]
-Floats = NDArray[np.float32]
 
 
 @kernel
@@ -27,20 +26,3 @@ def token_windows(tokens: NDArray[Any], starts: Integers, ignored: int, inputs: 
         for i in range(min(starts[b] - first, length)):
             targets[b, i] = ignored
 
-
-@kernel
-def waveform_windows(
-    samples: Floats, starts: Integers, counts: Integers, leads: Integers, gains: Floats, out: Floats
-) -> None:
-    """``out`` [B, length]: recording b, ``counts`` samples from ``starts`` on, begins at place ``leads`` (before the
-    window if below 0), is multiplied by ``gains``, and has silence around it."""
-    length = out.shape[1]
-    for b in range(len(starts)):
-        first = min(max(leads[b], 0), length)
-        after = max(min(leads[b] + counts[b], length), first)
-        source = starts[b] - leads[b]
-        gain = gains[b]
-        out[b, :first] = 0
-        for i in range(first, after):
-            out[b, i] = gain * samples[source + i]
-        out[b, after:] = 0

@@ -108,7 +108,12 @@ class DeviceImages(Images):
         self._do(geometry.erase, boxes, value, for_all=True)
 
     def resize(
-        self, boxes: NDArray[np.int64], heights: NDArray[np.int64], widths: NDArray[np.int64], filter: str
+        self,
+        boxes: NDArray[np.int64],
+        heights: NDArray[np.int64],
+        widths: NDArray[np.int64],
+        filter: str,
+        rules: Rules,
     ) -> None:
         assert self.mask is None, "a resize is for all images, or their sizes would differ"
         height, width = int(heights[0]), int(widths[0])

@@ -71,7 +71,12 @@ class HostImages(Images):
             conversion.run(image[None], _FIRST, _row(rows, b), _row(columns, b), fills, out[b : b + 1])
 
     def resize(
-        self, boxes: NDArray[np.int64], heights: NDArray[np.int64], widths: NDArray[np.int64], filter: str
+        self,
+        boxes: NDArray[np.int64],
+        heights: NDArray[np.int64],
+        widths: NDArray[np.int64],
+        filter: str,
+        rules: Rules,
     ) -> None:
         assert self.mask is None, "a resize is for all images, or their sizes would differ"
         code = FILTERS.index(filter)
@@ -80,7 +85,7 @@ class HostImages(Images):
         one_size = bool((heights == heights[0]).all() and (widths == widths[0]).all())
         if isinstance(self.levels, np.ndarray) and one_size:
             out = self.scratch.take((len(self.index), int(heights[0]), int(widths[0]), self.channels), np.uint8)
-            resample(self.levels, self.index, boxes, code, out)
+            resample(self.levels, self.index, boxes, code, out, rows_first=rules != "pillow")
             self._replace(out)
         else:
             images = [self.levels[i] for i in self.index]
@@ -90,7 +95,7 @@ class HostImages(Images):
             else:
                 outs = [np.empty((h, w, self.channels), np.uint8) for h, w in zip(heights, widths, strict=True)]
             for image, box, target in zip(images, boxes, outs, strict=True):
-                resample_one(image, box, code, target)
+                resample_one(image, box, code, target, rows_first=rules != "pillow")
             self._replace(out if one_size else outs)
         self.heights, self.widths = heights, widths
 

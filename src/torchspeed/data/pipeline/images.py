@@ -98,7 +98,12 @@ class Images(ABC):
 
     @abstractmethod
     def resize(
-        self, boxes: NDArray[np.int64], heights: NDArray[np.int64], widths: NDArray[np.int64], filter: str
+        self,
+        boxes: NDArray[np.int64],
+        heights: NDArray[np.int64],
+        widths: NDArray[np.int64],
+        filter: str,
+        rules: Rules,
     ) -> None:
         """Resample a box of each image to ``heights`` × ``widths`` [B], with antialiasing.
 

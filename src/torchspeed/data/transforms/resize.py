@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchspeed.data.pipeline.draws import Draws
-from torchspeed.data.pipeline.images import FILTERS, Images
+from torchspeed.data.pipeline.images import FILTERS, Images, Rules
 from torchspeed.data.pipeline.operation import Operation, Params, Sizes, Unreadable
 from torchspeed.data.transforms.boxes import draw_boxes
 from torchspeed.data.transforms.crop import size_of
-from torchspeed.data.transforms.reading import Place, filter_name, no_levels_after_conversion, shown
+from torchspeed.data.transforms.reading import Place, filter_name, no_levels_after_conversion, rules_of, shown
 
 
 @final
@@ -27,6 +27,7 @@ class Resize(Operation):
     shorter: int | None = None
     longest: int | None = None
     filter: str
+    rules: Rules
 
     def size(self, heights: Sizes, widths: Sizes) -> tuple[Sizes, Sizes]:
         if self.shorter is None:
@@ -47,7 +48,7 @@ class Resize(Operation):
     def apply(self, images: Images, params: Params) -> None:
         zero = np.zeros_like(images.heights)
         boxes = np.stack([zero, zero, images.heights, images.widths], axis=1)
-        images.resize(boxes, *self.size(images.heights, images.widths), self.filter)
+        images.resize(boxes, *self.size(images.heights, images.widths), self.filter, self.rules)
 
 
 def read_resize(transform: Any, place: Place) -> Resize:
@@ -62,6 +63,7 @@ def read_resize(transform: Any, place: Place) -> Resize:
         "random": False,
         "exact": exact,
         "filter": filter_,
+        "rules": rules_of(place),
     }
     if len(size) == 1:
         return Resize(shorter=size[0], longest=transform.max_size, **common)
@@ -78,6 +80,7 @@ class RandomResizedCrop(Operation):
     scale: tuple[float, float]
     ratio: tuple[float, float]
     filter: str
+    rules: Rules
 
     def size(self, heights: Sizes, widths: Sizes) -> tuple[Sizes, Sizes]:
         return np.full_like(heights, self.height), np.full_like(widths, self.width)
@@ -96,7 +99,7 @@ class RandomResizedCrop(Operation):
 
     def apply(self, images: Images, params: Params) -> None:
         heights, widths = self.size(images.heights, images.widths)
-        images.resize(params[0], heights, widths, self.filter)
+        images.resize(params[0], heights, widths, self.filter, self.rules)
 
 
 def read_random_resized_crop(transform: Any, place: Place) -> RandomResizedCrop:
@@ -113,6 +116,7 @@ def read_random_resized_crop(transform: Any, place: Place) -> RandomResizedCrop:
         scale=(low, high),
         ratio=(transform.ratio[0], transform.ratio[1]),
         filter=filter_,
+        rules=rules_of(place),
     )
 
 
@@ -139,8 +143,10 @@ def _filter(transform: Any, place: Place) -> tuple[str, bool]:
         if name not in FILTERS:
             raise Unreadable(f"interpolation={name}")
         return name, True
-    if name in ("bilinear", "bicubic") and transform.antialias is not True:
+    if name != "bilinear":
+        raise Unreadable(
+            f"interpolation={name} of tensors, where torchvision's differs from Pillow's by two levels and more"
+        )
+    if transform.antialias is not True:
         raise Unreadable(f"resizes tensors without antialiasing (antialias={transform.antialias})")
-    if name not in ("bilinear", "bicubic"):
-        raise Unreadable(f"interpolation={name} of tensors")
     return name, False

@@ -120,23 +120,39 @@ def _next_length(n: int) -> int:
 
 
 @kernel
-def log_mel(waveforms: Floats, tables: Tables, out: Floats) -> None:
-    """``waveforms`` [B, samples] -> ``out`` [B, mels, 1 + samples // hop]: natural logarithms of powers.
+def waveform_windows(
+    samples: Floats, starts: Integers, counts: Integers, leads: Integers, gains: Floats, out: Floats
+) -> None:
+    """``out`` [B, length]: recording b, ``counts`` samples from ``starts`` on, begins at place ``leads`` (before the
+    window if below 0), is multiplied by ``gains``, and has silence around it."""
+    for b in range(len(starts)):
+        _cut(samples, starts[b], counts[b], leads[b], gains[b], out[b])
 
-    Frame t is centred on sample t · hop; beyond the ends there is silence. Silent frames at either end, mostly from
-    padding, are not transformed: what comes out is known.
+
+@kernel
+def log_mel(
+    samples: Floats,
+    starts: Integers,
+    counts: Integers,
+    leads: Integers,
+    gains: Floats,
+    length: int,
+    tables: Tables,
+    out: Floats,
+) -> None:
+    """``out`` [B, mels, 1 + length // hop]: natural logarithms of the powers of what ``waveform_windows`` makes.
+
+    Frame t is centred on sample t · hop of a window; beyond the window there is silence. Frames before and after a
+    recording are not transformed: what comes out is known.
     """
     half, hop = len(tables.places) - 1, tables.hop
-    samples, frames = waveforms.shape[1], out.shape[2]
+    frames = out.shape[2]
     padded = np.zeros((frames + LANES) * hop + 2 * half, np.float32)
     views = np.lib.stride_tricks.as_strided(padded, (frames + LANES, 2 * half), (4 * hop, 4))
     rows, spare, powers = _rows(half, ROW), _rows(half, ROW), _rows(tables.mels + 1, LANES)
     silence = _logarithm(tables.floor)
-    for b in range(len(waveforms)):
-        waveform, middle = waveforms[b], padded[half : half + samples]
-        for i in range(samples):
-            middle[i] = waveform[i]
-        begin, end = _sound(waveform)
+    for b in range(len(starts)):
+        begin, end = _cut(samples, starts[b], counts[b], leads[b], gains[b], padded[half : half + length])
         first = max(0, (begin - half + hop) // hop)  # frame t has the samples from t · hop - half to t · hop + half
         last = min(frames, (end + half - 1) // hop + 1)
         out[b, :, :first] = silence
@@ -149,22 +165,24 @@ def log_mel(waveforms: Floats, tables: Tables, out: Floats) -> None:
 
 
 @kernel
+def _cut(samples: Floats, start: int, count: int, lead: int, gain: np.float32, window: Floats) -> tuple[int, int]:
+    """One recording into ``window`` [length]; returns where it begins there and where it ends."""
+    begin = max(0, min(lead, len(window)))
+    end = max(begin, min(lead + count, len(window)))
+    recording = samples[start + begin - lead : start + end - lead]
+    window[:begin] = 0
+    for i in range(end - begin):
+        window[begin + i] = gain * recording[i]
+    window[end:] = 0
+    return begin, end
+
+
+@kernel
 def _rows(count: int, width: int) -> Floats:
     """Memory for rows; it begins with a cache line, for a register is loaded more slowly from two of them."""
     raw = np.empty(count * width + LANES, np.float32)
     skipped = -(raw.ctypes.data // 4) % LANES
     return raw[skipped : skipped + count * width].reshape((count, width))
-
-
-@kernel
-def _sound(waveform: Floats) -> tuple[int, int]:
-    """From the first sample that is not silent to behind the last; (0, 0) without any."""
-    begin, end = 0, len(waveform)
-    while end > 0 and waveform[end - 1] == 0:
-        end -= 1
-    while begin < end and waveform[begin] == 0:
-        begin += 1
-    return begin, end
 
 
 @kernel
