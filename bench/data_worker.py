@@ -135,11 +135,15 @@ def ours(work: Work, folder: Path, options: Options, device: str) -> tuple[Any, 
         return dataset(work, folder), torch.nn.Identity()
     from torchspeed.data.audio import Recordings, Waveforms
     from torchspeed.data.log_mel import LogMel
+    from torchspeed.data.spectrograms import Spectrograms
 
     with np.load(folder / "spoken_digits.npz") as found:
         samples, labels, rate = torch.from_numpy(found["samples"]), found["labels"], int(found["sample_rate"])
         recordings = Recordings(samples, found["offsets"], torch.from_numpy(labels), rate)
-    return Waveforms(recordings, round(SECONDS_OF_SOUND * rate)), LogMel(rate, N_FFT, HOP, MELS, FLOOR).to(device)
+    waveforms, features = Waveforms(recordings, round(SECONDS_OF_SOUND * rate)), LogMel(rate, N_FFT, HOP, MELS, FLOOR)
+    if device == "cpu":
+        return Spectrograms(waveforms, features), torch.nn.Identity()
+    return waveforms, features.to(device)
 
 
 class Memory:

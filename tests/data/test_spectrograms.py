@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from torchspeed.data.audio import Recordings, Waveforms, read_spoken_digits
-from torchspeed.data.batched import TensorBatches
 from torchspeed.data.log_mel import LogMel
 from torchspeed.data.random import sample_keys
 from torchspeed.data.spec_augment import SpecAugment
@@ -18,8 +17,10 @@ from torchspeed.errors import DataError
 
 
 def of(waveforms: Tensor, features: LogMel, masks: SpecAugment | None = None) -> Tensor:
-    indices = np.arange(len(waveforms))
-    return Spectrograms(TensorBatches(waveforms), features, masks).batch(indices, sample_keys(0, 0, indices))[0]
+    count, length = waveforms.shape
+    whole = Waveforms(Recordings.of(list(waveforms), [0] * count, 8000), length)
+    indices = np.arange(count)
+    return Spectrograms(whole, features, masks).batch(indices, sample_keys(0, 0, indices))[0]
 
 
 def assert_close_where_loud(ours: Tensor, theirs: Tensor) -> None:
@@ -106,8 +107,8 @@ def test_labels_and_draws_are_those_of_the_waveforms() -> None:
 
 
 def test_threads_at_once_make_what_one_makes_and_nothing_is_overwritten() -> None:
-    waveforms = TensorBatches(torch.randn(64, 2000, generator=GENERATOR))
-    spectrograms = Spectrograms(waveforms, LogMel(8000, 64, 32, 8))
+    recordings = Recordings.of([torch.randn(2000, generator=GENERATOR) for _ in range(64)], [0] * 64, 8000)
+    spectrograms = Spectrograms(Waveforms(recordings, 2000, shift=500), LogMel(8000, 64, 32, 8))
     requests = [(part, sample_keys(0, 0, part)) for part in np.arange(64).reshape(16, 4)]
     alone = [spectrograms.batch(*request)[0].clone() for request in requests]
     with ThreadPoolExecutor(4) as pool:
@@ -133,11 +134,16 @@ def test_a_floor_that_float32_does_not_hold_is_refused() -> None:
         of(torch.zeros(1, 1000), LogMel(8000, 64, 32, 8, floor=1e-40))
 
 
-def test_sound_is_found_wherever_it_lies() -> None:
-    """One sample of sound at every place: frames that are skipped as silent are exactly those that do not hold it."""
+def test_what_is_skipped_as_silent_holds_no_sound() -> None:
+    """Recordings of one sample, moved to every place of their window and beyond its ends."""
+    clicks = Waveforms(Recordings.of([torch.tensor([100.0])] * 3000, [0] * 3000, 8000), 200, shift=120)
+    indices = np.arange(3000)
+    keys = sample_keys(0, 0, indices)
+    waveforms = clicks.batch(indices, keys)[0]
+    assert (waveforms.amax(0) == 100).all()
+    assert (waveforms.amax(1) == 0).any()
     for features in (LogMel(8000, 64, 32, 8), LogMel(8000, 20, 50, 2)):
-        waveforms = torch.eye(200) * 100
-        assert_close_where_loud(of(waveforms, features), features(waveforms))
+        assert_close_where_loud(Spectrograms(clicks, features).batch(indices, keys)[0], features(waveforms))
 
 
 def test_real_digits_have_the_spectrogram_of_torch(shared: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from torchspeed.data.batched import BatchedDataset
 from torchspeed.data.buffers import Buffers
-from torchspeed.data.kernels.windows import waveform_windows
+from torchspeed.data.kernels.sound import waveform_windows
 from torchspeed.data.random import Keys, integers, uniform
 from torchspeed.data.resample_audio import resample
 from torchspeed.data.wav import read_wav
@@ -131,12 +131,20 @@ class Waveforms(BatchedDataset):
         return len(self.labels)
 
     def batch(self, indices: NDArray[np.int64], keys: Keys) -> tuple[Tensor, Tensor]:
+        out = self.buffers.take((len(indices), self.length), np.float32)
+        waveform_windows(self.samples, *self.cuts(indices, keys), out)
+        return torch.from_numpy(out), self.labels_of(indices)
+
+    def labels_of(self, indices: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(self.labels.numpy()[indices])
+
+    def cuts(
+        self, indices: NDArray[np.int64], keys: Keys
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        """(first samples, samples, places in the window where the recordings begin, gains), each [B]."""
         counts = self.counts[indices]
         leads = (self.length - counts) // 2  # samples of silence before the recording, or below 0, cut from it
         if self.shift:
             leads = leads + integers(keys, _SHIFT_STREAM, -self.shift, self.shift + 1)
         decibels = self.gain_db * (2 * uniform(keys, _GAIN_STREAM) - 1)
-        gains = (10 ** (decibels / 20)).astype(np.float32)
-        out = self.buffers.take((len(indices), self.length), np.float32)
-        waveform_windows(self.samples, self.starts[indices], counts, leads, gains, out)
-        return torch.from_numpy(out), torch.from_numpy(self.labels.numpy()[indices])
+        return self.starts[indices], counts, leads, (10 ** (decibels / 20)).astype(np.float32)

@@ -26,9 +26,12 @@ class BatchedDataset(Dataset[Any], ABC):
 
     threads: whether ``batch`` can be called in several threads at once and they do not wait for each other, because
     it spends its time in code that releases the interpreter lock. Otherwise workers are processes.
+    asynchronous: whether ``batch`` only tells a device what to do and returns before it is done. Nothing is gained by
+    workers then, and none are used.
     """
 
     threads: bool = False
+    asynchronous: bool = False
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -6,6 +6,7 @@ The dataset is the one that people have, torchvision transforms and all. Order a
 epoch, index): they are the same for any number of workers and ranks, and a run resumes in mid-epoch at no cost.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,17 @@ from torchspeed.data.source import as_dataset
 from torchspeed.errors import JobError, NotApplicable
 from torchspeed.machine import usable_cores
 
+_HANDING_OVER_SECONDS = 2e-4  # a batch from a thread to the consumer, and the lock that they share
+_TRIES = 3
+
 
 class DataLoader:
     """Batches of ``dataset``; each pass over the loader is the next epoch.
 
     dataset, batch_size, shuffle, sampler, num_workers, collate_fn, drop_last, prefetch_factor: as PyTorch's. With a
-        ``collate_fn`` nothing is compiled: it is given single samples. num_workers: None is one thread per core where
-        the pipeline is compiled, and none where it is not. batch_size counts the samples over all ranks.
+        ``collate_fn`` nothing is compiled: it is given single samples. num_workers: None is a thread per core where
+        batches are made by machine code and a batch takes longer than to hand it over, and otherwise none. batch_size
+        counts the samples over all ranks.
     seed: of order and augmentation. rank, world_size: this process's share of every batch.
     device: where the batches go.
     dtype, memory_format: of the images; None: as the transforms give them.
@@ -100,9 +105,8 @@ class DataLoader:
             compile_loader(self._loader, **vars(settings))
         except NotApplicable as reason:
             self.notes.append(f"as written: {reason}")
-        if num_workers is None:
-            num_workers = usable_cores() if getattr(self._loader.dataset, "threads", False) else 0
-        self._loader.workers = num_workers
+        self._measured = num_workers is not None
+        self._loader.workers = num_workers or 0
         self._feed = DeviceFeed(self.device)
         self.epoch = 0
         self._given = 0  # batches of this epoch
@@ -129,6 +133,8 @@ class DataLoader:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Any]:
+        if not self._measured:
+            self._loader.workers, self._measured = self._enough_workers(), True
         if self._given and not self._resumed:
             self.set_epoch(self.epoch + 1)  # the last pass was broken off
         self._resumed = False
@@ -137,6 +143,18 @@ class DataLoader:
             self._given = number + 1
             yield self._transformed(batch, epoch, number)
         self.set_epoch(epoch + 1)
+
+    def _enough_workers(self) -> int:
+        """A thread per core where a batch takes long enough for threads to be worth their handing over."""
+        self._loader.batch(0, 0)  # what is computed once, and compiled, is no part of a batch
+        if not getattr(self._loader.dataset, "threads", False):
+            return 0
+        seconds = []
+        for _ in range(_TRIES):
+            started = time.perf_counter()
+            self._loader.batch(0, 0)
+            seconds.append(time.perf_counter() - started)
+        return usable_cores() if min(seconds) > _HANDING_OVER_SECONDS else 0
 
     def set_epoch(self, epoch: int) -> None:
         """The next pass is this epoch, from its beginning."""
@@ -157,10 +175,10 @@ class DataLoader:
     def __repr__(self) -> str:
         compiled = self._loader.dataset
         kind = "threads" if getattr(compiled, "threads", False) else "processes"
-        head = (
-            f"torchspeed.DataLoader: {self._loader.samples} samples, batch_size {self.batch_size}, "
-            f"{self.num_workers or 'no'} {kind}"
-        )
+        workers = f"{self.num_workers} {kind}" if self.num_workers else "loaded in place"
+        if not self._measured:
+            workers = "workers as the first batch shows"
+        head = f"torchspeed.DataLoader: {self._loader.samples} samples, batch_size {self.batch_size}, {workers}"
         lines = [head, *self.notes]
         if isinstance(compiled, Compiled):
             lines.append(render(compiled.rows))

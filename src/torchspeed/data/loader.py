@@ -92,7 +92,7 @@ class OrderedLoader:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         self._prepare()
         requests = self.requests(epoch, start)
-        if self.workers == 0:
+        if self.workers == 0 or getattr(self.dataset, "asynchronous", False):
             return map(self._opened, map(self._fetcher.fetch_here, requests))
         if self._fetcher.whole_batches and self.dataset.threads:  # type: ignore[attr-defined]
             return map(self._opened, self._in_threads(requests))

@@ -9,6 +9,8 @@ OOPSLA 2014), applied once per argument; the permutation uses NumPy's Philox, a 
 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 """
 
+import functools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,7 +38,7 @@ def odd_epoch(keys: Keys) -> NDArray[np.bool_]:
 
 def uniform(keys: Keys, stream: int) -> NDArray[np.float64]:
     """Uniform draws in [0, 1), one per key. Different ``stream`` numbers give independent draws."""
-    bits = _mix(keys + _mix(np.array([stream], np.uint64)))
+    bits = _mix(keys + _offset(stream))
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
@@ -51,9 +53,13 @@ def permutation(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
     return generator.permutation(n)
 
 
+@functools.cache
+def _offset(stream: int) -> NDArray[np.uint64]:
+    return _mix(np.array([stream], np.uint64))
+
+
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    with np.errstate(over="ignore"):
-        x = x + _GOLDEN
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
+    x = x + _GOLDEN  # arrays of integers wrap around without a word
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

@@ -24,6 +24,7 @@ MAPS = {
     "RandomAffine, shifts only": lambda t: t.RandomAffine(0, translate=(0.5, 0.5), fill=7),
     "RandomAffine, scales only": lambda t: t.RandomAffine(0, scale=(0.3, 3.0), center=(0, 0)),
     "RandomAffine, one shear": lambda t: t.RandomAffine(0, shear=(-30, 30)),
+    "RandomAffine, beyond fixed point": lambda t: t.RandomAffine(20, scale=(0.0004, 0.0006)),
 }
 
 

@@ -1,7 +1,8 @@
 """Replace each level of an image by another: posterize, solarize, invert, stretch, equalise.
 
-What becomes of a level is a table of 256 entries per image, or per image and channel. The tables are NumPy expressions
-over all images at once; what touches pixels is two kernels, one that counts levels and one that looks them up.
+The first three are a mask of bits and a threshold, and need no table. What becomes of a level in the other two is a
+table of 256 entries per image and channel; the tables are NumPy expressions over all images at once, and what touches
+pixels is two kernels, one that counts levels and one that looks them up.
 
 Sources: Pillow, PIL/ImageOps.py; torchvision, transforms/_functional_tensor.py and transforms/v2/functional/_color.py.
 """
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from torchspeed.data.kernels.jit import kernel
 
-Tables = NDArray[np.uint8]  # [K, C, 256], or [K, 1, 256] for all channels
+Tables = NDArray[np.uint8]  # [K, C, 256]
 _LEVELS = np.arange(256)
 _PILLOW, _TENSOR = 0, 1
 _COUNTERS = 4  # next to each other, so that equal neighbours do not wait for each other's sum
@@ -46,33 +47,31 @@ def _count(images: NDArray[np.uint8], positions: NDArray[np.int64], out: NDArray
 @kernel
 def look_up(images: NDArray[np.uint8], positions: NDArray[np.int64], tables: Tables) -> None:
     """``images``: [B, H, W, C], those at ``positions`` [K] are changed."""
-    _, height, width, channels = images.shape
+    channels = images.shape[3]
     for k in range(len(positions)):
-        flat = images[positions[k]].reshape(height * width * channels)
-        table = tables[k].reshape(tables.shape[1] * 256)
-        if len(table) == 256:
-            for i in range(len(flat)):
-                flat[i] = table[flat[i]]
-        else:
-            for i in range(height * width):
+        flat = images[positions[k]].reshape(images[0].size)
+        table = tables[k].reshape(channels * 256)
+        if channels == 3:
+            for i in range(len(flat) // 3):
                 flat[3 * i] = table[flat[3 * i]]
                 flat[3 * i + 1] = table[256 + flat[3 * i + 1]]
                 flat[3 * i + 2] = table[512 + flat[3 * i + 2]]
+        else:
+            for i in range(len(flat)):
+                flat[i] = table[flat[i]]
 
 
-def posterizing(bits: NDArray[np.int64]) -> Tables:
-    """Keep the highest ``bits`` [K] of each level."""
-    masks = 256 - (1 << (8 - bits))
-    return (_LEVELS & masks[:, None, None]).astype(np.uint8)
-
-
-def solarizing(thresholds: NDArray[np.float64]) -> Tables:
-    """Invert the levels at or above ``thresholds`` [K]."""
-    return np.where(thresholds[:, None, None] <= _LEVELS, 255 - _LEVELS, _LEVELS).astype(np.uint8)
-
-
-def inverting(count: int) -> Tables:
-    return np.tile((255 - _LEVELS).astype(np.uint8), (count, 1, 1))
+@kernel
+def mask_and_invert(
+    images: NDArray[np.uint8], positions: NDArray[np.int64], masks: NDArray[np.uint8], starts: NDArray[np.int16]
+) -> None:
+    """Keep the bits in ``masks`` [K] and invert the levels from ``starts`` [K] on; from 256 on there are none."""
+    for k in range(len(positions)):
+        flat = images[positions[k]].reshape(images[0].size)
+        mask, start = masks[k], starts[k]
+        for i in range(len(flat)):
+            level = flat[i] & mask
+            flat[i] = np.uint8(~level if np.int16(level) >= start else level)
 
 
 def stretching(counts: NDArray[np.int64], rules: int) -> Tables:

@@ -25,4 +25,3 @@ def token_windows(tokens: NDArray[Any], starts: Integers, ignored: int, inputs: 
             targets[b, i] = tokens[first + 1 + i]
         for i in range(min(starts[b] - first, length)):
             targets[b, i] = ignored
-

@@ -24,6 +24,7 @@ from torchspeed.data.loader import OrderedLoader
 from torchspeed.data.pipeline.build import Keep, build, lies_ready
 from torchspeed.data.pipeline.compiled import Compiled, Continued, Lowered
 from torchspeed.data.pipeline.determinism import varies
+from torchspeed.data.pipeline.device_store import why_not_on_device
 from torchspeed.data.pipeline.held import levels_of
 from torchspeed.data.pipeline.keep import keep_samples
 from torchspeed.data.pipeline.operation import AsWritten, Operation, Unreadable
@@ -52,7 +53,8 @@ def compile_dataset(dataset: Dataset[Any], settings: Settings) -> Compiled:
         raise NotApplicable(f"{type(dataset).__name__} gives whole batches by itself")
     try:
         whole = concatenated(dataset)
-        plans = [_Planner(read(one), settings).plan() for one in whole.datasets]
+        alone = len(whole.datasets) == 1
+        plans = [_Planner(read(one), settings, alone).plan() for one in whole.datasets]
     except (Opaque, Unreadable) as reason:
         return keep_samples(dataset, settings, str(reason))
     return plans[0] if len(plans) == 1 else Parts(plans, whole.part, whole.place)
@@ -89,10 +91,10 @@ class _Stage:
 
 @final
 class _Planner:
-    """One source on its way to a plan."""
+    """One source on its way to a plan. ``alone``: its batches are not put together with those of others."""
 
-    def __init__(self, source: Source, settings: Settings) -> None:
-        self.source, self.settings = source, settings
+    def __init__(self, source: Source, settings: Settings, alone: bool) -> None:
+        self.source, self.settings, self.alone = source, settings, alone
         self.items = np.unique(np.linspace(0, len(source) - 1, _SAMPLED).astype(np.int64))
         self.raws = [source.raw(item)[0] for item in self.items.tolist()]
         channels = {levels_of(raw).shape[2] for raw in self.raws}
@@ -110,6 +112,7 @@ class _Planner:
             channels = stage.levels[0].shape[2]
             program = Program(self.steps[keep.cut :], stage.holds, channels, self.settings.dtype)
             prove(program, self.source.transform, self.raws, stage.levels, self.items, self.settings.dtype)
+            keep = self._on_device(keep, stage, program) or keep
         except Unreadable as reason:
             return self._continued(stages, str(reason))
         return Lowered(
@@ -118,10 +121,33 @@ class _Planner:
             lambda: build(self.source, keep),
             program,
             self.settings,
+            on_device=keep.placement == "device",
         )
+
+    def _on_device(self, keep: Keep, stage: _Stage, program: Program) -> Keep | None:
+        """What is to be kept, in the memory of the device, if that is asked for or possible."""
+        if self.settings.placement not in ("auto", "device") or self.settings.decode == "scaled":
+            return None
+        device, total_bytes = self.settings.device, int(stage.mean_bytes * len(self.source))
+        sizes, in_ram = {image.shape for image in stage.levels}, not keep.steps and self.source.levels is not None
+        why = why_not_on_device(device, sizes, total_bytes, self.settings.budget_bytes, in_ram)
+        if why is None and not self.alone:
+            why = "batches of several datasets are put together in RAM"
+        if why is None:
+            try:
+                prove(program, self.source.transform, self.raws, stage.levels, self.items, self.settings.dtype, device)
+            except Unreadable as reason:
+                why = f"{reason} (on {device})"
+        if why is None:
+            return replace(keep, placement="device", total_bytes=total_bytes)
+        if self.settings.placement == "device":
+            raise NotApplicable(f"placement=device: {why}")
+        return None
 
     def _continued(self, stages: dict[int, _Stage], why: str) -> Compiled:
         """Kept where it can be, and as written from there."""
+        if self.settings.placement == "device":
+            raise NotApplicable(f"placement=device is for chains that are compiled altogether: {why}")
         try:
             keep = self._keep(stages)
         except Unreadable as reason:

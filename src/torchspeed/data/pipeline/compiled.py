@@ -21,6 +21,8 @@ from torchspeed.batch import map_tensors
 from torchspeed.data.batched import BatchedDataset, Prepared
 from torchspeed.data.buffers import Buffers
 from torchspeed.data.fetch import generators_kept, seed_generators
+from torchspeed.data.pipeline.device_renderer import DeviceRenderer
+from torchspeed.data.pipeline.device_store import DeviceStore
 from torchspeed.data.pipeline.held import as_held
 from torchspeed.data.pipeline.operation import Step
 from torchspeed.data.pipeline.program import Program
@@ -28,7 +30,7 @@ from torchspeed.data.pipeline.renderer import Renderer
 from torchspeed.data.pipeline.rest import Rest
 from torchspeed.data.pipeline.scaled import ScaledDecoding
 from torchspeed.data.pipeline.settings import Row, Settings
-from torchspeed.data.pipeline.stores import Store
+from torchspeed.data.pipeline.stores import ArrayStore, Store
 from torchspeed.data.random import Keys
 from torchspeed.data.sources.source import Holds
 
@@ -66,7 +68,11 @@ class Compiled(BatchedDataset, Prepared):
 
 @final
 class Lowered(Compiled):
-    """``build``: makes the store and what else the samples hold (None where the store says it with each image)."""
+    """``build``: makes the store and what else the samples hold (None where the store says it with each image).
+
+    on_device: whether images and batches are to be in the memory of ``settings.device``. Images that turn out to be of
+    different sizes stay in RAM, and the table says so.
+    """
 
     threads = True
 
@@ -77,15 +83,20 @@ class Lowered(Compiled):
         build: Callable[[], tuple[Store, Rest | None]],
         program: Program,
         settings: Settings,
+        on_device: bool = False,
     ) -> None:
         super().__init__(count, rows)
-        self.build = build
+        self.build, self.settings = build, settings
         self.renderer = Renderer(program, settings.channels_last, settings.device.type == "cuda")
         self.scaled = ScaledDecoding(program) if settings.decode == "scaled" else None
+        self.on_device = self.asynchronous = on_device
+        self.threads = not on_device
 
     def batch(self, indices: Indices, keys: Keys) -> Any:
         self.prepare()
-        if self.scaled is not None:
+        if self.on_device:
+            images, rests = self.device_renderer.images(self.device_store.levels, indices, keys), None
+        elif self.scaled is not None:
             images, rests = self.scaled.images(self.renderer, self.store, indices, keys), None
         else:
             levels, rows, rests = self.store.fetch(indices)
@@ -96,8 +107,29 @@ class Lowered(Compiled):
         return Rest(rests).batch(np.arange(len(indices)), images)
 
     def _build(self) -> None:
-        self.store, self.rest = self.build()
-        self.threads = self.store.threads
+        store, self.rest = self.build()
+        if self.on_device and isinstance(store, ArrayStore):
+            self._move(store)
+            return
+        if self.on_device:
+            self.rows.append(
+                Row("images of different sizes", "RAM", "the memory of a device is for images of one size")
+            )
+        self.store, self.threads = store, store.threads
+        self.on_device = self.asynchronous = False
+
+    def _move(self, store: ArrayStore) -> None:
+        device = self.settings.device
+        self.device_store = DeviceStore(store, device)
+        self.device_renderer = DeviceRenderer(
+            self.renderer.program,
+            self.settings.channels_last,
+            device,
+            compiles=device.type == "cuda",
+            report=lambda why: self.rows.append(Row("torch.compile", "not used", why)),
+        )
+        assert self.rest is not None, "what is kept is kept with what belongs to it"
+        self.rest.move(device)
 
 
 @final

@@ -1,10 +1,10 @@
 """``DeviceImages``: the instructions of ``Images`` carried out by a device on images that lie in its memory.
 
-A device is told what to do by a processor that runs ahead of it, and two things spoil that: a copy per parameter, and
-any question to the device, which has to be waited for. So the instructions are written down first, as a tape of plain
-functions ``(pixels, parameters) -> pixels`` (``device_geometry``, ``device_color``) beside a list of the arrays that they
-need; the arrays travel together in one copy from page-locked memory, and then the tape is played. Since nothing on it
-depends on values, all batches of one size have the same tape, and it can be compiled.
+A device is told what to do by a processor that runs ahead of it, and two things spoil that: a copy for each parameter,
+and any question to the device, which has to be waited for. So the instructions are written down first, as a tape of
+plain functions ``(pixels, parameters) -> pixels`` (``device_geometry``, ``device_color``) beside a list of the arrays
+that they need; the arrays travel together (``parcel``), and then the tape is played. Since nothing on it depends on
+values, the batches of one size have the same tape, and it can be compiled.
 
 An instruction under ``only`` is carried out on all images and kept where it is wanted: a kernel for all costs less than
 a shape that changes with every batch. What merely moves pixels is maps here too, as on the host: crops, flips, and a
@@ -20,13 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchspeed.data.kernels import smooth
-from torchspeed.data.kernels.maps import crop_map
 from torchspeed.data.kernels.resample import _pillow_chooses
 from torchspeed.data.pipeline import device_color as color
 from torchspeed.data.pipeline import device_geometry as geometry
 from torchspeed.data.pipeline.images import FILTERS, Fill, Images, Map, Mask, Rules
-
-_ALIGNED = 16  # bytes, as vector loads want it
 
 
 class Call(NamedTuple):
@@ -48,29 +45,6 @@ def play(tape: Tape, levels: Tensor, arrays: Sequence[Tensor]) -> Tensor:
         changed = function(pixels, *[None if place is None else arrays[place] for place in places], *constants)
         pixels = changed if mask is None else torch.where(arrays[mask][:, None, None, None], changed, pixels)
     return pixels
-
-
-def send(arrays: Sequence[NDArray[Any] | Tensor], device: torch.device) -> list[Tensor]:
-    """``arrays`` on ``device``, in one copy that is not waited for. Tensors are there already and stay as they are."""
-    parts = [None if isinstance(array, Tensor) else np.ascontiguousarray(array) for array in arrays]
-    sizes = [0 if part is None else -(-part.nbytes // _ALIGNED) * _ALIGNED for part in parts]
-    starts = np.concatenate([[0], np.cumsum(sizes)]).tolist()
-    # PyTorch gives page-locked memory out again only after the copies from it have ended.
-    parcel = torch.empty(starts[-1], dtype=torch.uint8, pin_memory=device.type == "cuda")
-    inside = parcel.numpy()
-    for part, start in zip(parts, starts, strict=False):
-        if part is not None:
-            inside[start : start + part.nbytes] = part.reshape(-1).view(np.uint8)
-    there = parcel.to(device, non_blocking=True)
-    sent = []
-    for array, part, start in zip(arrays, parts, starts, strict=False):
-        if part is None:
-            assert isinstance(array, Tensor)
-            sent.append(array)
-        else:
-            dtype = torch.from_numpy(np.empty(0, part.dtype)).dtype
-            sent.append(there[start : start + part.nbytes].view(dtype).view(part.shape))
-    return sent
 
 
 @final
@@ -122,26 +96,25 @@ class DeviceImages(Images):
             self.rows = _picked(self._rows(), top[:, None] + _nearest(tall, height))
             self.columns = _picked(self._columns(), left[:, None] + _nearest(wide, width))
         else:
-            self.pixels()
-            columns_first = (tall > height) & (tall - height > 2 * (wide - width)) & _pillow_chooses()
-            mixed = columns_first.any() and not columns_first.all()
-            order = "mixed" if mixed else "columns" if columns_first.any() else "rows"
+            # Asked of the sizes and not of the boxes drawn, so that all batches have the same tape.
+            maybe = rules == "pillow" and int(self.heights[0]) > height and _pillow_chooses()
+            columns_first = (tall > height) & (tall - height > 2 * (wide - width)) & maybe
+            mixed = maybe and bool((boxes[:, 2:] != boxes[0, 2:]).any())
+            order = "mixed" if mixed else "columns" if columns_first[0] else "rows"
             constants = (height, width, FILTERS.index(filter), order)
-            self._do(geometry.resample, boxes, columns_first if mixed else None, constants=constants)
+            self._change(geometry.resample, boxes, columns_first if mixed else None, constants=constants)
         self.heights, self.widths = heights, widths
 
     def warp(self, matrices: NDArray[np.float64], filter: str, fill: Fill | None, rules: Rules) -> None:
         height, width = int(self.heights[0]), int(self.widths[0])
         values = np.zeros(self.channels) if fill is None else np.array(self._channels(fill))
         if rules != "pillow":
-            self.pixels()
             halves = np.array([[width / 2] * 3 + [height / 2] * 3], np.float32)
             constants = (filter == "bilinear", fill is not None, rules == "tensor v2")
             scaled = matrices.astype(np.float32) / halves
-            self._do(geometry.warp_as_tensor, scaled, values.astype(np.float32), constants=constants)
+            self._change(geometry.warp_as_tensor, scaled, values.astype(np.float32), constants=constants)
         elif filter == "bilinear":
-            self.pixels()
-            self._do(geometry.warp_bilinear, matrices, values.clip(0, 255).astype(np.uint8))
+            self._change(geometry.warp_bilinear, matrices, values.clip(0, 255).astype(np.uint8))
         else:
             self._warp_nearest(matrices, Fill(tuple(values.clip(0, 255).tolist()), 0 if fill is None else fill.stage))
 
@@ -151,21 +124,17 @@ class DeviceImages(Images):
         The former is a pair of maps. Pillow also steps in doubles where fixed point would overflow; here it does not.
         """
         a, b, c, d, e, f = matrices.T
-        chosen = np.ones(len(matrices), np.bool_) if self.mask is None else self.mask
-        straight = chosen & (b == 0) & (d == 0)
-        if straight.any():
+        straight = (b == 0) & (d == 0)
+        rows = _stepped(f + e * 0.5 + d * 0.5, e, int(self.heights[0]))
+        columns = _stepped(c + b * 0.5 + a * 0.5, a, int(self.widths[0]))
+        if straight.all():
             code = self._code(fill)
-            columns = _stepped(c + b * 0.5 + a * 0.5, a, int(self.widths[0]))
-            rows = _stepped(f + e * 0.5 + d * 0.5, e, int(self.heights[0]))
-            self.columns = _moved(self._columns(), columns, straight, code)
-            self.rows = _moved(self._rows(), rows, straight, code)
-        bent = chosen & ~straight
-        if bent.any():
-            self.pixels()
-            fixed = np.stack([c + a * 0.5 + b * 0.5, a, b, f + d * 0.5 + e * 0.5, d, e], axis=1)
-            fixed = np.floor(fixed * 65536.0 + 0.5).astype(np.int64)
-            with self.only(bent):
-                self._do(geometry.warp_nearest, fixed, np.array(self._channels(fill), np.uint8))
+            self.rows = _moved(self._rows(), rows, self.mask, code)
+            self.columns = _moved(self._columns(), columns, self.mask, code)
+            return
+        fixed = np.stack([c + a * 0.5 + b * 0.5, a, b, f + d * 0.5 + e * 0.5, d, e], axis=1)
+        fixed = np.floor(fixed * 65536.0 + 0.5).astype(np.int64)
+        self._change(geometry.warp_nearest, fixed, straight, rows, columns, np.array(self._channels(fill), np.uint8))
 
     def brightness(self, factors: NDArray[np.float64]) -> None:
         self._change(color.brightness, _blending(factors))
@@ -210,7 +179,7 @@ class DeviceImages(Images):
         self._change(color.invert)
 
     def _change(
-        self, function: Callable[..., Tensor], *arrays: NDArray[Any], constants: tuple[Any, ...] = ()
+        self, function: Callable[..., Tensor], *arrays: NDArray[Any] | None, constants: tuple[Any, ...] = ()
     ) -> None:
         self.pixels()
         self._do(function, *arrays, constants=constants)
@@ -255,16 +224,16 @@ def _picked(map_: Map, places: NDArray[np.int64]) -> Map:
     return np.take_along_axis(np.broadcast_to(map_, (len(places), map_.shape[1])), places, axis=1)
 
 
-def _stepped(start: NDArray[np.float64], step: NDArray[np.float64], length: int) -> NDArray[np.int64]:
+def _stepped(start: NDArray[np.float64], step: NDArray[np.float64], length: int) -> Map:
     """The pixel that each step falls on, -1 for none: [B, length]. Step by step, as the roundings add up."""
     steps = np.repeat(step[:, None], length, axis=1)
     steps[:, 0] = start
     places = np.cumsum(steps, axis=1)
-    return np.where((places >= 0) & (places < length), places, -1).astype(np.int64)
+    return np.where((places >= 0) & (places < length), places, -1).astype(np.int32)
 
 
-def _moved(map_: Map, places: NDArray[np.int64], where: Mask, outside: int) -> Map:
+def _moved(map_: Map, places: Map, where: Mask | None, outside: int) -> Map:
     """The map with its entries taken from ``places``, where ``where`` [B] is true."""
     old = np.broadcast_to(map_, places.shape)
-    new = np.where(places < 0, outside, np.take_along_axis(old, places.clip(0), axis=1))
-    return np.where(where[:, None], new, old).astype(np.int32)
+    new = np.where(places < 0, outside, np.take_along_axis(old, places.clip(0), axis=1)).astype(np.int32)
+    return new if where is None else np.where(where[:, None], new, old)

@@ -55,7 +55,7 @@ def sharpness(pixels: Tensor, shares: Tensor, rules: str) -> Tensor:
 
 
 def blur(pixels: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """Convolve with ``down`` [B, odd] along columns, then with ``across`` [B, odd] along rows; mirrored at the edges."""
+    """Convolve with ``down`` [B, odd] along columns and ``across`` [B, odd] along rows; mirrored at the edges."""
     values = pixels.float()
     for axis, weights in ((1, down), (2, across)):
         reach, length = weights.shape[1] // 2, values.shape[axis]
@@ -227,7 +227,5 @@ def _from_sectors(sector: Tensor, high: Tensor, falling: Tensor, rising: Tensor,
         )
     ):
         here = sector == number
-        red, green, blue = (
-            torch.where(here, new, old) for new, old in zip(colours, (red, green, blue), strict=True)
-        )
+        red, green, blue = (torch.where(here, new, old) for new, old in zip(colours, (red, green, blue), strict=True))
     return torch.stack([red, green, blue], dim=3)

@@ -45,7 +45,7 @@ def convert(
 
 
 def erase(values: Tensor, boxes: Tensor, value: Tensor) -> Tensor:
-    """``boxes``: int64 [B, 4], top, left, height, width; ``value``: [C], bits of the dtype of ``values`` [B, C, H, W]."""
+    """``values``: [B, C, H, W]; ``boxes``: int64 [B, 4], top, left, height, width; ``value``: [C], as bits."""
     y = torch.arange(values.shape[2], device=values.device)[:, None]
     x = torch.arange(values.shape[3], device=values.device)
     top, left, height, width = boxes[:, :, None, None, None].unbind(1)
@@ -77,11 +77,17 @@ def resample(
     return torch.where(columns_first[:, None, None, None], columns_then_rows, rows_then_columns)
 
 
-def warp_nearest(pixels: Tensor, fixed: Tensor, fill: Tensor) -> Tensor:
-    """``fixed``: int64 [B, 6] of 16.16 bits: for columns and for rows a start, a step along x and one along y."""
+def warp_nearest(
+    pixels: Tensor, fixed: Tensor, straight: Tensor, rows: Tensor, columns: Tensor, fill: Tensor
+) -> Tensor:
+    """As Pillow. fixed: int64 [B, 6] of 16.16 bits: for columns and for rows a start, a step along x and one along y.
+    Where ``straight`` [B]: ``rows`` [B, H] and ``columns`` [B, W] instead. fill: uint8 [C]."""
     y, x = _grid(pixels, torch.int64)
     x0, xx, xy, y0, yx, yy = fixed[:, :, None, None].unbind(1)
-    return _at(pixels, (y0 + y * yy + x * yx) >> 16, (x0 + y * xy + x * xx) >> 16, fill)
+    straight = straight[:, None, None]
+    at_x = torch.where(straight, columns[:, None, :], (x0 + y * xy + x * xx) >> 16)
+    at_y = torch.where(straight, rows[:, :, None], (y0 + y * yy + x * yx) >> 16)
+    return _at(pixels, at_y, at_x, fill)
 
 
 def warp_bilinear(pixels: Tensor, matrices: Tensor, fill: Tensor) -> Tensor:

@@ -146,16 +146,17 @@ class HostImages(Images):
             smooth.blur(pixels, where, smooth.gaussian(height, sigmas[rows]), smooth.gaussian(width, sigmas[rows]))
 
     def posterize(self, bits: NDArray[np.int64]) -> None:
+        masks, never = (256 - (1 << (8 - bits))).astype(np.uint8), np.full(len(bits), 256, np.int16)
         for pixels, where, rows in self._changing():
-            tables.look_up(pixels, where, tables.posterizing(bits[rows]))
+            tables.mask_and_invert(pixels, where, masks[rows], never[rows])
 
     def solarize(self, thresholds: NDArray[np.float64]) -> None:
+        starts = np.ceil(thresholds).clip(0, 256).astype(np.int16)
         for pixels, where, rows in self._changing():
-            tables.look_up(pixels, where, tables.solarizing(thresholds[rows]))
+            tables.mask_and_invert(pixels, where, np.full(len(rows), 255, np.uint8), starts[rows])
 
     def invert(self) -> None:
-        for pixels, where, rows in self._changing():
-            tables.look_up(pixels, where, tables.inverting(len(rows)))
+        self.solarize(np.zeros(len(self.index)))
 
     def autocontrast(self, rules: Rules) -> None:
         for pixels, where, _ in self._changing():

@@ -11,6 +11,7 @@ from torch.utils.data import default_collate
 
 from torchspeed.batch import map_tensors
 from torchspeed.data.pipeline.operation import Unreadable
+from torchspeed.data.pipeline.parcel import send
 from torchspeed.data.sources.source import Hole
 
 
@@ -30,9 +31,14 @@ class Rest:
         if not _all_tensors(self.columns):
             raise Unreadable("beside the image a sample holds texts or other things that are not numbers")
 
+    def move(self, device: torch.device) -> None:
+        """The batches will be there."""
+        self.columns = map_tensors(self.columns, lambda column: column.to(device))
+
     def batch(self, indices: NDArray[np.int64], images: Tensor) -> Any:
         """The samples ``indices`` with ``images`` [B, …] where the image belongs."""
-        where = torch.from_numpy(indices)
+        on_host = images.device.type == "cpu"
+        where = torch.from_numpy(indices) if on_host else send([indices], images.device)[0]
         batch = map_tensors(self.columns, lambda column: column.index_select(0, where))
         return _put(batch, self._places, images)
 

@@ -14,8 +14,10 @@ DECODES: tuple[Decode, ...] = ("exact", "scaled")
 
 @dataclass(frozen=True)
 class Settings:
-    """placement: where what is computed once is kept. "auto": in RAM if it fits into ``budget_bytes``, else in
-    ``cache_dir`` if one is given, else nowhere. "none": nowhere. "ram", "mapped" (a file in ``cache_dir``), "device".
+    """placement: where what is computed once is kept. "auto": in the memory of ``device``, if that is a CUDA device,
+    the images are of one size and fit into ``budget_bytes``, and the chain is compiled altogether; else in RAM if it
+    fits, else in ``cache_dir`` if one is given, else nowhere. "none": nowhere. "ram", "mapped" (a file in
+    ``cache_dir``), "device".
     decode: "scaled" decodes a JPEG at 1/2, 1/4 or 1/8 where a crop is shrunk by as much anyway.
     dtype: of the images that come out; None: what the user's transforms give.
     channels_last: how they lie in memory.

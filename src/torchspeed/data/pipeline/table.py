@@ -11,16 +11,19 @@ from torchspeed.data.sources.source import Source
 
 def lowered_rows(source: Source, steps: Sequence[Step], keep: Keep, program: Program, settings: Settings) -> list[Row]:
     rows = _kept_rows(source, steps, keep)
+    there = keep.placement == "device"
+    kernel = f"PyTorch code on {settings.device}" if there else "batched kernel"
     for step in steps[keep.cut :]:
         if isinstance(step, Operation):
             why = "drawn per sample" if step.random else "cheaper than keeping its result"
-            rows.append(Row(step.label, "batched kernel", why if step.exact else f"{why}; within one level of 255"))
+            rows.append(Row(step.label, kernel, why if step.exact else f"{why}; within one level of 255"))
         elif isinstance(step, Pointwise):
             rows.append(Row(step.label, "a table of 256 values", "each value by itself; made by your own code"))
         elif isinstance(step, Erase):
-            rows.append(Row(step.label, "batched kernel", "drawn per sample"))
+            rows.append(Row(step.label, kernel, "drawn per sample"))
     layout = "channels_last" if settings.channels_last else "contiguous"
-    rows.append(Row(f"→ {str(program.dtype).removeprefix('torch.')}, {layout}", "the same kernel", "one pass"))
+    why = "compiled when it comes again" if there else "one pass"
+    rows.append(Row(f"→ {str(program.dtype).removeprefix('torch.')}, {layout}", "the same kernel", why))
     return rows
 
 
@@ -34,7 +37,8 @@ def _kept_rows(source: Source, steps: Sequence[Step], keep: Keep) -> list[Row]:
         in_place = source.levels is not None
         where = "RAM, as it lies" if in_place else "decoded each time" if source.encoded else "as written, per sample"
         return [Row(source.kind, where, "nothing is copied" if in_place else "nothing is to be kept")]
-    kept = f"once, kept in {'RAM' if keep.placement == 'ram' else 'a mapped file'} ({keep.total_bytes / 1e6:.0f} MB)"
+    places = {"ram": "RAM", "mapped": "a mapped file", "device": f"the memory of {keep.settings.device}"}
+    kept = f"once, kept in {places[keep.placement]} ({keep.total_bytes / 1e6:.0f} MB)"
     rows = [Row(source.kind, kept, "always the same")]
     return rows + [Row(step.label, "once, before it is kept", "always gives the same") for step in steps[: keep.cut]]
 

@@ -4,9 +4,11 @@ torchvision is not imported: a class is its module and its name. A subclass of t
 from elsewhere, a function: whatever is not known to the letter becomes a step that runs as it is written, and says why.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
+
+from torch import nn
 
 from torchspeed.data.pipeline.operation import AsWritten, Operation, Pointwise, Step, Unreadable
 from torchspeed.data.sources.source import Holds
@@ -38,21 +40,13 @@ def _read(transform: Any, holds: Holds, channels: int, stage: int) -> list[Step]
 
 def _flat(transform: Any) -> Iterator[Any]:
     """The transforms one after the other, without what only holds others."""
-    if transform is None:
-        return
-    kind = type(transform)
-    composed = _is_torchvision(transform) and kind.__name__ == "Compose"
-    if composed or isinstance(transform, (list, tuple)):
-        for each in transform.transforms if composed else transform:
-            yield from _flat(each)
-    elif (kind.__module__, kind.__name__) in _SEQUENCES:
+    if _is_torchvision(transform) and type(transform).__name__ == "Compose":
+        transform = transform.transforms
+    if type(transform) in (list, tuple, nn.Sequential, nn.ModuleList):
         for each in transform:
             yield from _flat(each)
-    elif not (kind.__module__ == "torch.nn.modules.linear" and kind.__name__ == "Identity"):
+    elif transform is not None and type(transform) is not nn.Identity:
         yield transform
-
-
-_SEQUENCES = {("torch.nn.modules.container", "Sequential"), ("torch.nn.modules.container", "ModuleList")}
 
 
 def _step(transform: Any, place: Place) -> Step:
@@ -80,14 +74,12 @@ def _unknown(transform: Any) -> str | None:
         return "calls your own function"
     if kind.__name__ not in READERS:
         return f"torchvision's {kind.__name__} is not compiled"
-    hooks: Sequence[str] = ("_forward_hooks", "_forward_pre_hooks")
-    if any(getattr(transform, name, None) for name in hooks):
-        return "has hooks, which are your own code"
-    return None
+    hooked = getattr(transform, "_forward_hooks", None) or getattr(transform, "_forward_pre_hooks", None)
+    return "has hooks, which are your own code" if hooked else None
 
 
 def _label(transform: Any) -> str:
-    """ "Lambda(normalise)", "MyCrop": as short as it can be found again."""
+    """As short as it can be found again: ``Lambda(normalise)``, ``MyCrop``."""
     function = getattr(transform, "lambd", None)
     if function is not None:
         return f"{type(transform).__name__}({getattr(function, '__name__', type(function).__name__)})"
