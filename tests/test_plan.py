@@ -63,7 +63,7 @@ def test_a_huge_or_missing_or_binary_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_lever_lists_the_valid_ones() -> None:
-    with pytest.raises(PlanError, match=r"unknown lever 'precison'; valid: .*precision, threads"):
+    with pytest.raises(PlanError, match=r"unknown lever 'precison'; valid: .*precision, prefetch, threads"):
         resolve(Plan.of(precison="bf16"), Facts(), Machine.detect("cpu"))
 
 

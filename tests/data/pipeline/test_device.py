@@ -16,6 +16,8 @@ from torch import Tensor
 
 import torchspeed
 from torchspeed.data.loader import OrderedLoader
+from torchspeed.data.pipeline import compile as compile_module
+from torchspeed.data.pipeline import device_geometry
 from torchspeed.data.pipeline.compile import compile_dataset
 from torchspeed.data.pipeline.compiled import Lowered
 from torchspeed.data.pipeline.device import DeviceImages, play
@@ -123,7 +125,7 @@ def instructions() -> dict[str, Instruction]:
         found[f"grayscale to 1, {rules}"] = partial(_do, "grayscale", 1, rules)
     for filter_, rules in product(FILTERS, RULES[:2]):
         found[f"resize {filter_}, boxes, {rules}"] = resize(20, 24, filter_, rules, whole=False)
-        found[f"resize {filter_}, whole, {rules}"] = resize(60, 17, filter_, rules, whole=True)
+        found[f"resize {filter_}, whole, {rules}"] = resize(10, 40, filter_, rules, whole=True)
     for mode in ("constant", "edge", "reflect", "symmetric"):
         found[f"pad {mode}, crop, flip"] = moves(mode)
     found["a chain"] = partial(_chain, factors, maps(5.0))
@@ -207,8 +209,7 @@ def on_device(host: Lowered, device: torch.device) -> Lowered:
     return Lowered(len(host), host.rows, host.build, host.renderer.program, settings, on_device=True)
 
 
-@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
-@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("dtype", "channels_last"), [(None, False), (torch.bfloat16, True), (torch.float16, False)])
 @pytest.mark.parametrize("name", CHAINS)
 def test_a_program_gives_the_values_of_the_host(name: str, dtype: torch.dtype | None, channels_last: bool) -> None:
     if name == "bytes" and dtype is not None:
@@ -261,11 +262,41 @@ def test_images_of_different_sizes_stay_in_ram_and_the_table_says_so() -> None:
 
 
 def test_why_images_are_not_kept_on_a_device_is_said() -> None:
-    assert "its memory" not in str(why_not_on_device(CPU, {(8, 8, 3)}, 1, None, True))
+    unequal = {(30, 40, 3), (40, 30, 3)}
+    assert why_not_on_device(CPU, unequal, 1, None, True) is not None
     with pytest.raises(NotApplicable, match="it is for CUDA devices, whose memory is their own"):
         compile_dataset(Pictures(COLOURED, CHAINS["CIFAR"]), Settings(placement="device"))
     with pytest.raises(NotApplicable, match="compiled altogether"):
         compile_dataset(Pictures(COLOURED, lambda image: v1.ToTensor()(image)), Settings(placement="device"))
+
+
+def test_a_plan_for_a_device_is_proved_there_and_carried_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if this processor had memory of its own."""
+    monkeypatch.setattr(compile_module, "why_not_on_device", lambda *_: None)
+    dataset = Pictures(COLOURED, CHAINS["erased"])
+    there = torchspeed.DataLoader(dataset, 8, shuffle=True, seed=1)
+    host = torchspeed.DataLoader(dataset, 8, shuffle=True, seed=1, placement="ram")
+    assert "the memory of cpu" in repr(there)
+    assert "PyTorch code on cpu" in repr(there)
+    for mine, other in zip(there, host, strict=True):
+        assert all(map(torch.equal, mine, other))
+    assert "the memory of cpu" not in repr(host)
+    both = torch.utils.data.ConcatDataset([dataset, dataset])
+    with pytest.raises(NotApplicable, match="several datasets"):
+        compile_dataset(both, Settings(placement="device"))
+    part, _ = compile_dataset(both, Settings()).batch(np.array([3, 25]), sample_keys(0, 0, np.array([3, 25])))
+    assert part.shape == (2, 3, 24, 24)
+
+
+def test_a_device_that_gives_other_pixels_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compile_module, "why_not_on_device", lambda *_: None)
+    monkeypatch.setattr(device_geometry, "erase", lambda values, *_: values)
+    dataset = Pictures(COLOURED, CHAINS["erased"])
+    with pytest.raises(NotApplicable, match=r"placement=device: .* differs from what your code gives"):
+        compile_dataset(dataset, Settings(placement="device"))
+    instead = compile_dataset(dataset, Settings())
+    assert isinstance(instead, Lowered)
+    assert not instead.on_device
 
 
 def compiling(host: Lowered, told: list[str]) -> DeviceRenderer:

@@ -31,10 +31,10 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
     return cast("Callable[P, R]", _Kernel(function))
 
 
-def instructions(function: Callable[P, R]) -> Callable[P, R]:
+def instructions(function: Callable[..., Any]) -> Callable[..., Any]:
     """Machine instructions, spelled out in LLVM's language for what Numba cannot say: lanes, shuffles, fused
     multiply-add. ``function`` is an intrinsic of Numba; it becomes part of the kernel that calls it."""
-    return cast("Callable[P, R]", _Instructions(function))
+    return _Instructions(function)
 
 
 def compile_seconds() -> float:

@@ -110,7 +110,8 @@ class _Planner:
             keep = self._keep({k: stage for k, stage in stages.items() if k >= max(unknown, default=0)})
             stage = stages[keep.cut]
             channels = stage.levels[0].shape[2]
-            program = Program(self.steps[keep.cut :], stage.holds, channels, self.settings.dtype)
+            rest = read_chain([step.transform for step in self.steps[keep.cut :]], stage.holds, channels)
+            program = Program(rest, stage.holds, channels, self.settings.dtype)
             prove(program, self.source.transform, self.raws, stage.levels, self.items, self.settings.dtype)
             keep = self._on_device(keep, stage, program) or keep
         except Unreadable as reason:
