@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -18,9 +19,9 @@ for _name in ("nms", "qnms"):
     if not hasattr(torch.ops.torchvision, _name):
         LIBRARY.define(f"{_name}(Tensor x) -> Tensor")
 
-import torchvision  # noqa: E402
-from torchvision import transforms as v1  # noqa: E402
-from torchvision.transforms import v2  # noqa: E402
+torchvision = pytest.importorskip("torchvision", reason="torchvision is not installed: pip install -e '.[dev]'")
+pytest.importorskip("torchvision.transforms.v2")
+v1, v2 = torchvision.transforms, torchvision.transforms.v2
 
 __all__ = ["MEAN", "STD", "Pictures", "pictures", "torchvision", "v1", "v2"]
 

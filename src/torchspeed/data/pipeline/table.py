@@ -13,7 +13,7 @@ def lowered_rows(source: Source, steps: Sequence[Step], keep: Keep, program: Pro
     rows = _kept_rows(source, steps, keep)
     there = keep.placement == "device"
     kernel = f"PyTorch code on {settings.device}" if there else "batched kernel"
-    for step in steps[keep.cut :]:
+    for step in program.steps:
         if isinstance(step, Operation):
             why = "drawn per sample" if step.random else "cheaper than keeping its result"
             rows.append(Row(step.label, kernel, why if step.exact else f"{why}; within one level of 255"))
