@@ -77,7 +77,7 @@ def resample(
     bands = np.empty((2, _BAND * max(widest, width)), pixel)
     sums = np.empty(max(_BAND, widest, width) * 4, np.int32)
     down, across = _room(tallest, height, filter_code), _room(widest, width, filter_code)
-    columns_may_come_first = not rows_first and _pillow_chooses()
+    columns_may_come_first = not rows_first and pillow_chooses()
     _resample(levels, index, boxes, filter_code, columns_may_come_first, down, across, images, bands, sums, out)
 
 
@@ -87,7 +87,7 @@ def resample_one(image: Levels, box: Integers, filter_code: int, out: Levels, *,
 
 
 @cache
-def _pillow_chooses() -> bool:
+def pillow_chooses() -> bool:
     """Whether it takes columns first where that is less work."""
     try:
         return int(version("pillow").split(".")[0]) >= 13

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchspeed.data.kernels import smooth
-from torchspeed.data.kernels.resample import _pillow_chooses
+from torchspeed.data.kernels.resample import pillow_chooses
 from torchspeed.data.pipeline import device_color as color
 from torchspeed.data.pipeline import device_geometry as geometry
 from torchspeed.data.pipeline.images import FILTERS, Fill, Images, Map, Mask, Rules
@@ -97,7 +97,7 @@ class DeviceImages(Images):
             self.columns = _picked(self._columns(), left[:, None] + _nearest(wide, width))
         else:
             # Asked of the sizes and not of the boxes drawn, so that all batches have the same tape.
-            maybe = rules == "pillow" and int(self.heights[0]) > height and _pillow_chooses()
+            maybe = rules == "pillow" and int(self.heights[0]) > height and pillow_chooses()
             columns_first = (tall > height) & (tall - height > 2 * (wide - width)) & maybe
             mixed = maybe and bool((boxes[:, 2:] != boxes[0, 2:]).any())
             order = "mixed" if mixed else "columns" if columns_first[0] else "rows"
