@@ -1,6 +1,13 @@
 """A fingerprint follows meaning: code and data count, identity, comments and order of sets do not."""
 
 import functools
+import importlib
+import os
+import subprocess
+import sys
+import textwrap
+import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +96,116 @@ def test_a_view_that_is_many_times_its_data_is_not_copied_out() -> None:
     assert fingerprint(windows) != fingerprint(np.lib.stride_tricks.sliding_window_view(data + 1, 100_000))
     wide = torch.zeros(1).expand(1 << 36)
     assert fingerprint(wide) != fingerprint(torch.ones(1).expand(1 << 36))
+
+
+HELPERS = {
+    "fp_low": "SIZE = 16\ndef crop(x): return x + 1 if x in (1, 2) else (1, 2)\ndef other(x): return x",
+    "fp_high": "import fp_low\nfrom fp_low import crop\ndef a(x): return crop(x)\ndef b(x): return fp_low.crop(x)",
+    "fp_user": """
+        import functools
+        import fp_high
+        from fp_high import a, b
+        def by_name(x): return a(x)
+        def by_name_through_a_module(x): return b(x)
+        def by_attribute(x): return fp_high.a(x)
+        def by_module_in_a_module(x): return fp_high.fp_low.crop(x)
+        def in_a_comprehension(x): return [fp_high.b(y) for y in x]
+        part = functools.partial(a)
+        def by_partial(x): return part(x)
+        @functools.cache
+        def kept(x): return a(x)
+        def by_cached(x): return kept(x)
+        class by_method:
+            def go(self, x): return a(x)
+        class by_class_attribute:
+            steps = (a,)
+        class by_cached_property:
+            @functools.cached_property
+            def go(self): return a(1)
+        by_object = by_method()
+    """,
+}
+WAYS = [
+    "by_name",
+    "by_name_through_a_module",
+    "by_attribute",
+    "by_module_in_a_module",
+    "in_a_comprehension",
+    "by_partial",
+    "by_cached",
+    "by_method",
+    "by_class_attribute",
+    "by_cached_property",
+    "by_object",
+]
+Import = Callable[..., types.ModuleType]
+
+
+@pytest.fixture
+def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Import]:
+    """Imports the user's module anew, with text of its helpers replaced."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # two versions of a file within one second
+
+    def forget() -> None:
+        for name in HELPERS:
+            sys.modules.pop(name, None)
+
+    def write(old: str = "", new: str = "") -> types.ModuleType:
+        forget()
+        for name, text in HELPERS.items():
+            text = textwrap.dedent(text)
+            (tmp_path / f"{name}.py").write_text(text.replace(old, new) if old else text)
+        importlib.invalidate_caches()
+        return importlib.import_module("fp_user")
+
+    yield write
+    forget()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_helper_in_another_module_counts(user: Import, way: str) -> None:
+    before = fingerprint(getattr(user(), way))
+    assert fingerprint(getattr(user(), way)) == before
+    assert fingerprint(getattr(user("x + 1", "x + 2"), way)) != before
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_a_helper_module_holds_besides_does_not_count(user: Import, way: str) -> None:
+    before = fingerprint(getattr(user(), way))
+    assert fingerprint(getattr(user("def other(x): return x", "def other(x): return -x"), way)) == before
+    assert fingerprint(getattr(user("SIZE = 16", "SIZE = 17"), way)) == before
+
+
+def test_helpers_agree_in_another_process(user: Import, tmp_path: Path) -> None:
+    module = user()
+    ours = fingerprint([getattr(module, way) for way in WAYS])
+    code = "import fp_user as u; from torchspeed.fingerprint import fingerprint as f; "
+    code += f"print(f([getattr(u, way) for way in {WAYS}]))"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONHASHSEED": "7"}
+    for _ in range(2):  # compiled, and read from the file of bytecode that the first one left
+        run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert run.stdout.strip() == ours
+
+
+def test_helpers_that_name_each_other_end_however_long_the_chain() -> None:
+    links = "\n".join(f"def f{i}(): return f{i + 1}()" for i in range(3000))
+    chain = [make(f"{links}\ndef f3000(): return f0() + {k}\ndef f(): return f0()") for k in (1, 2)]
+    assert fingerprint(chain[0]) != fingerprint(chain[1])
+
+
+@pytest.mark.parametrize("place", ["site-packages", "project"])
+def test_an_installed_package_counts_by_its_version_and_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def made(body: str, release: str) -> str:
+        module = types.ModuleType("fp_package")
+        module.__file__ = str(tmp_path / place / "fp_package.py")
+        module.__dict__["__version__"] = release
+        monkeypatch.setitem(sys.modules, "fp_package", module)
+        exec(f"class Resize:\n  def __call__(self, x): return {body}", module.__dict__)
+        return fingerprint([module.Resize(), module.Resize])
+
+    installed = place == "site-packages"
+    assert (made("x", "1.0") == made("-x", "1.0")) is installed
+    assert (made("x", "1.0") != made("x", "2.0")) is installed

@@ -2,16 +2,25 @@
 
 ``hash()`` and ``id()`` change from process to process, and pickles change with their order of construction. A job
 must be recognised in another process (a plan is cached by it, a checkpoint belongs to it), so values are reduced to
-what they *mean*: functions to their bytecode, defaults, closure and the globals of their own module that they name;
-classes to their methods; tensors and arrays to dtype, shape and content; other objects to their class and attributes.
+what they *mean*: functions to their bytecode, defaults, closure and the globals that they name; classes to their
+methods; tensors and arrays to dtype, shape and content; other objects to their class and attributes.
 Comments and formatting do not count. Bytecode differs between Python versions, so a digest holds within one.
+
+A name in a function's code is followed into every module of the user's, ``from helpers import crop`` and
+``helpers.crop`` alike: pixels that ``crop`` made must not outlive it. Code that was installed (the standard library,
+site-packages) is named and not read; the version of its package stands for it. Not seen: modules that a function
+imports when it is called, and what it looks up by a computed name.
 """
 
 import functools
 import hashlib
+import sys
+import sysconfig
 import types
-from collections.abc import Mapping
-from pathlib import PurePath
+from collections import deque
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -19,24 +28,78 @@ import torch
 import xxhash
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
-_FOREIGN = ("torch", "numpy", "builtins", "functools", "collections", "typing", "abc", "enum", "pathlib")
+_DATA = (int, float, str, tuple, list, dict, torch.Tensor, np.ndarray)
+_COUNTED_ELSEWHERE = ("torch", "numpy")
+_OURS = "torchspeed"
 
 
 def fingerprint(value: object) -> str:
     """32 hexadecimal digits; equal for values that mean the same, in any process of the same Python version."""
     digest = hashlib.sha256()
-    _Walker(digest.update).walk(value)
+    walker = _Walker(digest.update)
+    walker.walk(value)
+    while walker.named:
+        walker.walk(walker.named.popleft())
     return digest.hexdigest()[:32]
 
 
 def is_foreign(thing: Any) -> bool:
-    """True for functions and classes of PyTorch, NumPy and the like, which a version number stands for."""
-    return (getattr(thing, "__module__", None) or "builtins").split(".")[0] in _FOREIGN
+    """True for modules, and functions and classes of them, that were installed: a version number stands for them."""
+    return _release(_module_name(thing)) is not None
+
+
+def _module_name(thing: Any) -> str:
+    name = thing.__name__ if isinstance(thing, types.ModuleType) else getattr(thing, "__module__", None)
+    return name if isinstance(name, str) else "builtins"
+
+
+def _release(module: str) -> str | None:
+    """What stands for the code of a foreign module, "" where its name does; None for the user's own and this package's.
+
+    Code in site-packages whose version nothing tells is read like the user's own.
+    """
+    root = module.split(".")[0]
+    if root == _OURS:
+        return None
+    if root in _COUNTED_ELSEWHERE:
+        return ""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if not isinstance(file, str):
+        return "" if root in sys.stdlib_module_names else None
+    place = _place(file)
+    if place == "site":
+        stated = getattr(sys.modules.get(root), "__version__", None)
+        return stated if isinstance(stated, str) else _installed_version(root)
+    return "" if place == "python" else None
+
+
+@functools.cache
+def _place(file: str) -> str:
+    """Where a module lies: "python" for the standard library, "site" for installed packages, else "user"."""
+    path = Path(file).absolute()
+    places = {key: Path(place) for key, place in sysconfig.get_paths().items()}
+    site = any(_within(path, places[key]) for key in ("purelib", "platlib"))
+    if site or not {"site-packages", "dist-packages"}.isdisjoint(path.parts):
+        return "site"
+    return "python" if any(_within(path, places[key]) for key in ("stdlib", "platstdlib")) else "user"
+
+
+def _within(path: Path, folder: Path) -> bool:
+    return path.is_relative_to(folder) or path.resolve().is_relative_to(folder.resolve())
+
+
+@functools.cache
+def _installed_version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 class _Walker:
-    def __init__(self, update: Any) -> None:
+    def __init__(self, update: Callable[[bytes], object]) -> None:
         self.update = update
+        self.named: deque[object] = deque()  # by code that was read; read later, or a long chain of calls overflows
         self.seen: dict[int, int] = {}
         self.keep: list[object] = []
 
@@ -102,16 +165,21 @@ class _Walker:
                 self.walk(cell.cell_contents)
             self.bytecode(value.__code__, value)
         elif isinstance(value, type):
-            self.text("class", value.__module__ if is_foreign(value) else "", value.__qualname__)
-            if not is_foreign(value):
+            if is_foreign(value):
+                self.installed("class", value)
+            else:
+                self.text("class", "", value.__qualname__)
                 self.walk(list(value.__bases__))
                 for name, member in sorted(vars(value).items()):
                     inner = getattr(member, "__func__", None) or getattr(member, "fget", None) or member
-                    if isinstance(inner, (*_PLAIN, types.FunctionType)) and name not in _CLASS_NOISE:
+                    inner = inner.func if isinstance(inner, functools.cached_property) else inner
+                    counts = isinstance(inner, (*_PLAIN, types.FunctionType)) and name not in _CLASS_NOISE
+                    if counts or (not name.startswith("__") and (isinstance(inner, _DATA) or _is_code(inner))):
                         self.text("member", name)
                         self.walk(inner)
         elif callable(value) and hasattr(value, "__qualname__"):
-            self.text("callable", getattr(value, "__module__", ""), value.__qualname__)
+            self.installed("callable", value)
+            self.walk(getattr(value, "__wrapped__", None))  # of functools.cache, numba.njit
         elif isinstance(value, types.ModuleType):
             self.text("module", value.__name__)
         else:
@@ -123,6 +191,10 @@ class _Walker:
             self.walk({name: getattr(value, name) for name in sorted(slots) if not name.startswith("__")})
             self.walk(dict(sorted(getattr(value, "__dict__", {}).items())))
 
+    def installed(self, kind: str, value: Any) -> None:
+        module = _module_name(value)
+        self.text(kind, module, value.__qualname__, _release(module) or "")
+
     def bytecode(self, code: types.CodeType, owner: types.FunctionType) -> None:
         self.update(code.co_code)
         self.text(*code.co_names, *code.co_varnames)
@@ -131,12 +203,38 @@ class _Walker:
                 self.bytecode(constant, owner)
             else:
                 self.walk(constant)
-        for name in code.co_names:
-            target = owner.__globals__.get(name)
-            ours = isinstance(target, (types.FunctionType, type)) and target.__module__ == owner.__module__
-            if ours or isinstance(target, (int, float, str, tuple, list, dict, torch.Tensor, np.ndarray)):
+        self.names(code.co_names, owner.__globals__, owner.__module__, set())
+
+    def names(self, names: tuple[str, ...], scope: Mapping[str, Any], module: str, met: set[str]) -> None:
+        """What code of a module names in a scope: its globals, then the attributes of modules among these."""
+        for name in names:
+            target = scope.get(name)
+            if isinstance(target, types.ModuleType):
+                if _is_read(target, module) and target.__name__ not in met:
+                    met.add(target.__name__)
+                    self.text("in", name)
+                    self.names(names, vars(target), module, met)
+                    self.text("out")
+            elif isinstance(target, _DATA):
                 self.text("global", name)
                 self.walk(target)
+            elif _is_code(target) and _is_read(target, module):
+                self.text("global", name)
+                self.named.append(target)
+
+
+def _is_code(value: Any) -> bool:
+    wraps = callable(value) and "__wrapped__" in getattr(value, "__dict__", ())
+    return wraps or isinstance(value, (types.FunctionType, types.MethodType, type, functools.partial))
+
+
+def _is_read(target: Any, module: str) -> bool:
+    """Whether what code of ``module`` names is read with it: of this package only what lies in the same file is."""
+    if isinstance(target, functools.partial):
+        return True
+    if _module_name(target).split(".")[0] == _OURS:
+        return _module_name(target) == module
+    return not is_foreign(target)
 
 
 def _smaller_base(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:

@@ -43,6 +43,14 @@ def test_the_graph_of_a_backward_pass_holds_the_array() -> None:
     loss.backward()
 
 
+def test_arrays_are_used_again_however_many_are_held() -> None:
+    buffers = Buffers()
+    held = [buffers.take((4, 3), np.float32) for _ in range(40)]
+    addresses = {array.ctypes.data for array in held}
+    del held[:20]
+    assert {buffers.take((4, 3), np.float32).ctypes.data} <= addresses
+
+
 def test_shape_and_dtype_are_as_asked() -> None:
     buffers = Buffers()
     buffers.take((4, 3), np.float32)

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import SubsetRandomSampler
 
 import torchspeed
-from torchspeed.errors import DataError, JobError
+from torchspeed.errors import DataError, DeviceError, JobError
 from vision import MEAN, STD, Pictures, pictures, v1, v2
 
 IMAGES = pictures(50)
@@ -118,6 +118,81 @@ def test_batches_that_are_kept_are_not_overwritten() -> None:
     for _ in range(3):
         list(kept)
     assert all(torch.equal(a, b) for a, b in zip(batches, copies, strict=True))
+
+
+def test_another_transform_is_noticed_at_the_next_pass() -> None:
+    data = dataset()
+    changing = torchspeed.DataLoader(data, batch_size=50)
+    list(changing)
+    data.transform = v1.ToTensor()
+    assert next(iter(changing))[0].max() <= 1
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_dtype_and_layout_are_those_asked_for_compiled_or_not(own: bool) -> None:
+    wanted: dict[str, Any] = {"dtype": torch.bfloat16, "memory_format": torch.channels_last, "compile": not own}
+    images, labels = next(iter(loader(**wanted)))
+    assert images.dtype == torch.bfloat16
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert labels.dtype == torch.int64
+    assert torch.equal(images, next(iter(loader()))[0].to(torch.bfloat16))
+
+
+def test_usual_arguments_of_pytorchs_are_taken() -> None:
+    usual = loader(pin_memory=True, persistent_workers=True, prefetch_factor=None, timeout=5, num_workers=2)
+    assert equal(list(usual), list(loader()))
+    generator = torch.Generator().manual_seed(4)
+    assert equal(list(loader(seed=0, generator=generator)), list(loader()))
+
+
+class Torn(Pictures):
+    """Three samples cannot be read, the first of them among those that are looked at."""
+
+    def __getitem__(self, index: int) -> Any:
+        if index in (0, 20, 33):
+            raise OSError(f"torn at {index}")
+        return super().__getitem__(index)
+
+
+def test_samples_that_cannot_be_read_are_set_aside_whichever_they_are() -> None:
+    tolerant = torchspeed.DataLoader(Torn(IMAGES, dataset().transform), batch_size=10, max_bad_samples=3)
+    assert [len(labels) for _, labels in tolerant] == [9, 10, 9, 9, 10]
+    assert sorted(tolerant.set_aside) == [0, 20, 33]
+    with pytest.raises(DataError, match="torn at 0"):
+        torchspeed.DataLoader(Torn(IMAGES, dataset().transform), batch_size=10)
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"batch_size": 0}, "batch_size=0"),
+    ({"num_workers": -1}, "num_workers=-1"),
+    ({"seed": 1.5}, "seed=1.5"),
+    ({"placement": "nowhere"}, "placement='nowhere'"),
+    ({"decode": "fast"}, "decode='fast'"),
+    ({"dtype": torch.int64}, "dtype=torch.int64"),
+    ({"rank": 2, "world_size": 2}, "rank=2, world_size=2"),
+    ({"max_bad_samples": -1}, "max_bad_samples=-1"),
+    ({"shuffle": False, "sampler": iter([1])}, "no __len__"),
+    ({"batch_sampler": [[1]]}, "batch_sampler"),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), BAD, ids=[words for _, words in BAD])
+def test_a_wrong_argument_is_one_sentence(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(JobError, match=words):
+        loader(**options)
+
+
+def test_a_device_that_is_not_there_is_said() -> None:
+    with pytest.raises(DeviceError, match="nonsense"):
+        loader(device="nonsense")
+    if not torch.cuda.is_available():
+        with pytest.raises(DeviceError, match="cuda"):
+            loader(device="cuda")
+
+
+def test_what_was_asked_for_by_name_and_is_not_done_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match="cache_dir"):
+        loader(placement="mapped")
 
 
 def test_bad_input_is_said() -> None:

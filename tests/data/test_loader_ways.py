@@ -1,6 +1,8 @@
 """The ways in which a loader can be asked to load: threads, a sampler, a share of each batch, tolerance."""
 
+import gc
 import threading
+import weakref
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import WeightedRandomSampler
+from torch.utils.data import WeightedRandomSampler, default_collate
 
 from tiny import Noisy
 from torchspeed.data.batched import BatchedDataset
@@ -115,6 +117,47 @@ def test_samples_that_cannot_be_read_are_set_aside_the_same_way_every_time(datas
 def test_more_bad_samples_than_are_tolerated_end_the_run() -> None:
     with pytest.raises(DataError, match=r"2 samples.*more than the 1.*9: .*17: "):
         list(OrderedLoader(Torn(52), 8, tolerate=1).epoch(0))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_second_pass_in_the_middle_of_one_disturbs_nothing(workers: int) -> None:
+    loader = OrderedLoader(Noisy(52), 8, workers=workers)
+    expected = [batch[2].tolist() for batch in OrderedLoader(Noisy(52), 8).epoch(0)]
+    seen = []
+    for batch in loader.epoch(0):
+        seen.append(batch[2].tolist())
+        next(iter(loader.epoch(1)))
+    assert seen == expected
+
+
+def test_a_loader_of_processes_is_no_part_of_a_circle() -> None:
+    """Its workers end with it, and not at some later collection of garbage."""
+    loader = OrderedLoader(Noisy(52), 8, workers=1)
+    batches = loader.epoch(0)
+    next(iter(batches))
+    gone = weakref.ref(loader)
+    gc.disable()
+    try:
+        del loader, batches
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("indices", [[0, 60], [-1, 3]])
+def test_an_index_of_a_sampler_that_is_not_there_is_named(indices: list[int]) -> None:
+    with pytest.raises(DataError, match=str(indices[0] if indices[0] < 0 else indices[1])):
+        list(OrderedLoader(Threaded(50), 2, sampler=indices).epoch(0))
+
+
+def test_a_dataset_of_batches_is_augmented_anew_by_sample_too() -> None:
+    """Where single samples are collated, each still has the key of its epoch."""
+    first, second = (
+        [batch[1].tolist() for batch in OrderedLoader(Threaded(), 8, collate=default_collate).epoch(epoch)]
+        for epoch in (0, 1)
+    )
+    whole = [batch[1].tolist() for batch in OrderedLoader(Threaded(), 8).epoch(0)]
+    assert first == whole != second
 
 
 def test_a_batch_without_a_good_sample_is_an_error() -> None:

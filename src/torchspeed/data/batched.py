@@ -43,8 +43,12 @@ class BatchedDataset(Dataset[Any], ABC):
     def __getitem__(self, index: int) -> Any:
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of a dataset of {len(self)}")
-        indices = np.array([index], np.int64)
-        return map_tensors(self.batch(indices, sample_keys(0, 0, indices)), lambda tensor: tensor[0])
+        return self.sample(index, int(sample_keys(0, 0, np.array([index]))[0]))
+
+    def sample(self, index: int, key: int) -> Any:
+        """One sample under its key."""
+        batch = self.batch(np.array([index]), np.array([key], np.uint64))
+        return map_tensors(batch, lambda tensor: tensor[0])
 
 
 class Prepared(ABC):

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import DTypeLike, NDArray
 
-_KEPT = 16  # of one shape; more than a loader has under way
+_SPARE = 8  # free arrays of other shapes that are kept: uneven last batches, two sizes in turn
 
 
 class Buffers:
@@ -36,20 +36,18 @@ class Buffers:
                     # To the end: what was given out last is still held, and need not be looked at first.
                     self._arrays.append(self._arrays.pop(place))
                     return self._arrays[-1]
-            if len(self._arrays) >= _KEPT:
-                self._forget_one()
+            self._forget_spare()
             self._arrays.append(self._new(shape, wanted))
             return self._arrays[-1]
 
     def __reduce__(self) -> Any:
         return Buffers, (self.pinned,)
 
-    def _forget_one(self) -> None:
-        for place in range(len(self._arrays)):
-            if sys.getrefcount(self._arrays[place]) == _FREE:
-                del self._arrays[place]
-                return
-        del self._arrays[0]  # its holder keeps it alive
+    def _forget_spare(self) -> None:
+        """Free arrays are of shapes that are not wanted any more, all but a few."""
+        free = [place for place in range(len(self._arrays)) if sys.getrefcount(self._arrays[place]) == _FREE]
+        for place in reversed(free[:-_SPARE]):
+            del self._arrays[place]
 
     def _new(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         if not self.pinned:

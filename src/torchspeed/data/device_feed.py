@@ -29,21 +29,23 @@ class DeviceFeed:
         stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         held: deque[tuple[torch.cuda.Event, Any]] = deque()
         ahead: deque[tuple[torch.cuda.Event, Any]] = deque()
-        for batch in batches:
-            with torch.cuda.stream(stream):
-                copy = self._move(batch)
-                done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-                done.record(stream)
-            held.append((done, batch))
-            ahead.append((done, copy))
-            while held and held[0][0].query():  # type: ignore[no-untyped-call]
-                held.popleft()
-            if len(ahead) > 1:
+        try:
+            for batch in batches:
+                with torch.cuda.stream(stream):
+                    copy = self._move(batch)
+                    done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                    done.record(stream)
+                held.append((done, batch))
+                ahead.append((done, copy))
+                while held and held[0][0].query():  # type: ignore[no-untyped-call]
+                    held.popleft()
+                if len(ahead) > 1:
+                    yield self._ready(*ahead.popleft())
+            while ahead:
                 yield self._ready(*ahead.popleft())
-        while ahead:
-            yield self._ready(*ahead.popleft())
-        for done, _ in held:
-            done.synchronize()
+        finally:  # also when the consumer breaks off
+            for done, _ in held:
+                done.synchronize()
 
     def _ready(self, done: torch.cuda.Event, batch: Any) -> Any:
         """The consumer's stream waits for the copy; the copy's memory is not given back before the consumer is done."""

@@ -118,7 +118,7 @@ class Fetcher(Dataset[Any]):
         for index, key in zip(indices.tolist(), keys.tolist(), strict=True):
             seed_generators(key)
             try:
-                samples.append(self._sample(index))
+                samples.append(self._sample(index, key))
             except TorchspeedError as error:
                 if not self.tolerant:
                     raise
@@ -133,8 +133,10 @@ class Fetcher(Dataset[Any]):
                 "make their shapes equal or give collate="
             ) from error
 
-    def _sample(self, index: int) -> Any:
+    def _sample(self, index: int, key: int) -> Any:
         try:
+            if isinstance(self.dataset, BatchedDataset):
+                return self.dataset.sample(index, key)
             return self.dataset[index]
         except TorchspeedError:
             raise

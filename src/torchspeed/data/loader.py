@@ -17,12 +17,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from torchspeed.data.batched import Prepared
 from torchspeed.data.fetch import Collate, Failure, Fetched, Fetcher, Request, generators_kept, seed_generators
-from torchspeed.data.random import permutation, sample_keys
+from torchspeed.data.random import Keys, permutation, sample_keys
 from torchspeed.errors import DataError
+
+_OF_THE_SAMPLER = np.array([-(1 << 40)])  # no sample's position, and no batch's number
 
 
 class OrderedLoader:
@@ -96,17 +99,17 @@ class OrderedLoader:
             return map(self._opened, map(self._fetcher.fetch_here, requests))
         if self._fetcher.whole_batches and self.dataset.threads:  # type: ignore[attr-defined]
             return map(self._opened, self._in_threads(requests))
-        if self._processes is None or (self._processes.workers, self._processes.prefetch) != (
-            self.workers,
-            self.prefetch,
-        ):
-            self._processes = _Processes(self._fetcher, self.workers, self.prefetch)
-        return map(self._opened, self._processes.fetch(requests))
+        return map(self._opened, self._in_processes(requests))
 
     def batch(self, epoch: int, number: int) -> Any:
         """One batch, loaded in this process."""
         self._prepare()
         return self._opened(self._fetcher.fetch_here(next(self.requests(epoch, number))))
+
+    def fetch(self, indices: NDArray[np.int64]) -> Any:
+        """The samples at these positions, as in epoch 0, in one batch, loaded in this process."""
+        self._prepare()
+        return self._opened(self._fetcher.fetch_here((indices, sample_keys(self.seed, 0, indices))))
 
     def sample_ids(self, epoch: int, number: int) -> list[int]:
         """Positions in the dataset of the samples of a batch."""
@@ -119,25 +122,25 @@ class OrderedLoader:
         else:
             order = permutation(self.seed, epoch, self.samples) if self.shuffle else np.arange(self.samples)
             keys = sample_keys(self.seed, epoch, order)
-        for number in range(start, len(self)):
-            first = number * self.batch_size
-            count = min(self.batch_size, self.samples - first)
-            share = slice(
-                first + count * self.rank // self.world_size, first + count * (self.rank + 1) // self.world_size
-            )
-            yield order[share], keys[share]
+        # Without this loader in it, or an iterator of processes that holds it would be part of a circle.
+        return _requests(order, keys, self.batch_size, range(start, len(self)), self.rank, self.world_size)
 
     def _sampled(self, sampler: Iterable[int], epoch: int) -> Request:
         """The order of a sampler, whose draws follow from (seed, epoch); a sample that comes again has another key."""
-        getattr(sampler, "set_epoch", lambda _: None)(epoch)
         with generators_kept():
-            seed_generators(int(sample_keys(self.seed, epoch, np.array([-1]))[0]))
+            seed_generators(int(sample_keys(self.seed, epoch, _OF_THE_SAMPLER)[0]))
             order = np.fromiter(sampler, np.int64)
+        count = len(self.dataset)  # type: ignore[arg-type]
+        if len(order) != self.samples:
+            raise DataError(f"the sampler gave {len(order)} indices, and its length is {self.samples}")
+        if order.min() < 0 or order.max() >= count:
+            wrong = order[(order < 0) | (order >= count)][0]
+            raise DataError(f"the sampler gave index {wrong} for a dataset of {count} samples")
         by_value = np.argsort(order, kind="stable")
         first = np.searchsorted(order[by_value], order[by_value])
         again = np.empty_like(order)
         again[by_value] = np.arange(len(order)) - first
-        return order, sample_keys(self.seed, epoch, order + again * len(self.dataset))  # type: ignore[arg-type]
+        return order, sample_keys(self.seed, epoch, order + again * count)
 
     def _prepare(self) -> None:
         if isinstance(self.dataset, Prepared):
@@ -165,12 +168,34 @@ class OrderedLoader:
                 for future in ahead:
                     future.cancel()
 
+    def _in_processes(self, requests: Iterator[Request]) -> Iterator[Fetched]:
+        pool, wanted = self._processes, (self.workers, self.prefetch)
+        if pool is None or pool.busy or (pool.workers, pool.prefetch) != wanted:
+            pool = self._processes = _Processes(self._fetcher, *wanted)
+        try:
+            yield from pool.fetch(requests)
+        except DataError:  # of a worker that ended: the others are of no use without it
+            self._processes = None
+            raise
+
+
+def _requests(
+    order: NDArray[np.int64], keys: Keys, batch_size: int, numbers: range, rank: int, world_size: int
+) -> Iterator[Request]:
+    """The share of ``rank`` in each of the batches ``numbers``."""
+    for number in numbers:
+        first = number * batch_size
+        count = min(batch_size, len(order) - first)
+        share = slice(first + count * rank // world_size, first + count * (rank + 1) // world_size)
+        yield order[share], keys[share]
+
 
 class _Processes:
     """Worker processes that stay from epoch to epoch."""
 
     def __init__(self, fetcher: Fetcher, workers: int, prefetch: int) -> None:
         self.workers, self.prefetch = workers, prefetch
+        self.busy = False  # a pass is under way; another one at the same time needs processes of its own
         self._requests = _Requests()
         with warnings.catch_warnings():  # how many workers are too many is measured, not guessed
             warnings.filterwarnings("ignore", message="This DataLoader will create")
@@ -186,6 +211,13 @@ class _Processes:
             )
 
     def fetch(self, requests: Iterator[Request]) -> Iterator[Fetched]:
+        self.busy = True
+        try:
+            yield from self._fetched(requests)
+        finally:
+            self.busy = False
+
+    def _fetched(self, requests: Iterator[Request]) -> Iterator[Fetched]:
         self._requests.pending = requests
         # DataLoader draws a base seed for its workers from the global generator; ours must not move.
         with generators_kept(), warnings.catch_warnings():

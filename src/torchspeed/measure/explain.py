@@ -5,10 +5,10 @@ So far it answers for the data pipeline: the plan that the compiler has for it, 
 
 from dataclasses import dataclass
 
-from torchspeed.data.loader import OrderedLoader
-from torchspeed.data.pipeline.compile import compile_dataset
+import torch
+
+from torchspeed.data.pipeline.compile import compiled_for
 from torchspeed.data.pipeline.compiled import Compiled
-from torchspeed.data.pipeline.settings import Settings
 from torchspeed.data.pipeline.table import render
 from torchspeed.engine.build import build
 from torchspeed.errors import NotApplicable
@@ -37,20 +37,16 @@ def explain(job: Job, plan: Plan | None = None, *, device: str | None = None) ->
     plan = plan or Plan()
     run = build(job, plan, machine)
     loaders = {"train": run.loader, "valid": run.valid}
-    pipelines = {name: _pipeline(loader) for name, loader in loaders.items() if loader is not None}
+    pipelines = {name: _pipeline(loader, run.device) for name, loader in loaders.items() if loader is not None}
     return Explanation(str(machine), f"job: {job.name}; plan: {plan}", pipelines)
 
 
-def _pipeline(loader: Loader) -> str:
-    if not isinstance(loader, OrderedLoader):
-        return f"the batches of a {type(loader).__name__} are made elsewhere"
-    compiled, head = loader.dataset, "compiled"
+def _pipeline(loader: Loader, device: torch.device) -> str:
+    compiled, head = getattr(loader, "dataset", None), "compiled"
     if not isinstance(compiled, Compiled):
         head = "as written; with pipeline=compiled it would be"
         try:
-            if loader.collate is not None:
-                raise NotApplicable("the job has a collate function of its own, which is given single samples")
-            compiled = compile_dataset(loader.dataset, Settings())
+            compiled = compiled_for(loader, device=device)
         except NotApplicable as reason:
             return f"as written: {reason}"
     return f"{head}\n{render(compiled.rows)}"

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import torchspeed
+from torchspeed.data.kernels.resample import FILTERS
 from torchspeed.data.loader import OrderedLoader
 from torchspeed.data.pipeline import compile as compile_module
 from torchspeed.data.pipeline import device_geometry
@@ -24,7 +25,7 @@ from torchspeed.data.pipeline.device import DeviceImages, play
 from torchspeed.data.pipeline.device_renderer import DeviceRenderer
 from torchspeed.data.pipeline.device_store import why_not_on_device
 from torchspeed.data.pipeline.host import HostImages
-from torchspeed.data.pipeline.images import FILTERS, RULES, Fill, Images, Rules
+from torchspeed.data.pipeline.images import RULES, Fill, Images, Rules
 from torchspeed.data.pipeline.parcel import send
 from torchspeed.data.pipeline.renderer import Renderer
 from torchspeed.data.pipeline.settings import Settings

@@ -24,7 +24,7 @@ IMAGES = pictures(20)
 END = [v1.ToTensor(), v1.Normalize(MEAN, STD)]
 
 
-def same(dataset: Any, compiled: Any, collated_the_same: bool = True) -> None:
+def same(dataset: Any, compiled: Any) -> None:
     ours, theirs = (OrderedLoader(data, 7, seed=2, shuffle=True) for data in (compiled, dataset))
     for epoch in (0, 3):
         for mine, other in zip(ours.epoch(epoch), theirs.epoch(epoch), strict=True):
@@ -167,6 +167,81 @@ def test_samples_may_be_dictionaries() -> None:
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
+class Described(Pictures):
+    def __getitem__(self, index: int) -> Any:
+        return (*super().__getitem__(index), f"picture {index}")
+
+
+class Lines(Dataset[Any]):
+    def __len__(self) -> int:
+        return 30
+
+    def __getitem__(self, index: int) -> Any:
+        return f"line {index}", index
+
+
+@pytest.mark.parametrize("dataset", [Described(IMAGES, v1.Compose(END)), Lines()], ids=["beside", "alone"])
+def test_texts_are_left_as_written(dataset: Any) -> None:
+    with pytest.raises(NotApplicable, match="text"):
+        compile_dataset(dataset, Settings())
+
+
+def paint(image: Any) -> Any:
+    """In place, as a cutout of one's own often is."""
+    top = int(torch.randint(0, 20, (1,)))
+    image[top : top + 8, top : top + 8] = 0
+    return image
+
+
+class Arrays(Pictures):
+    def __getitem__(self, index: int) -> Any:
+        return self.transform(np.array(self.data[index])), index  # type: ignore[misc]
+
+
+def test_code_that_writes_to_its_image_does_not_write_to_what_is_kept() -> None:
+    dataset = Arrays(IMAGES, v1.Compose([shrink_array, paint, v1.ToTensor()]))
+    same(dataset, compile_dataset(dataset, Settings(placement="ram")))
+
+
+def shrink_array(image: Any) -> Any:
+    return np.ascontiguousarray(image[:28, :28])
+
+
+class Mixed(Dataset[Any]):
+    """Images of two sizes, which a padding treats one by one."""
+
+    def __init__(self) -> None:
+        self.images = [image[: 32 - 4 * (i % 5 == 1)] for i, image in enumerate(pictures(20))]
+        self.transform = v1.Compose([v1.RandomCrop(24, padding=4), v1.RandomHorizontalFlip(), *END])
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.transform(Image.fromarray(self.images[index])), index
+
+
+def test_images_of_different_sizes_are_padded_by_size() -> None:
+    dataset = Mixed()
+    compiled = compile_dataset(dataset, Settings(placement="ram"))
+    same(dataset, compiled)
+
+
+class TwoViews:
+    def __init__(self, transform: Any) -> None:
+        self.inner = transform
+
+    def __call__(self, image: Any) -> Any:
+        return [self.inner(image), self.inner(image)]
+
+
+def test_a_transform_that_gives_two_views_gives_them(folder: Path) -> None:
+    dataset = Folder(folder, TwoViews(v1.Compose([v1.RandomResizedCrop(24), *END])))
+    compiled = compile_dataset(dataset, Settings(placement="ram"))
+    ours, theirs = OrderedLoader(compiled, 7).batch(0, 0), OrderedLoader(dataset, 7).batch(0, 0)
+    assert all(torch.equal(a, b) for a, b in zip(ours[0], theirs[0], strict=True))
+
+
 class Waves(Dataset[Any]):
     """Not images at all: a deterministic dataset that nobody understands."""
 
@@ -211,14 +286,23 @@ def test_a_dataset_that_depends_on_its_own_state_is_not_kept() -> None:
         compile_dataset(Counting(), Settings())
 
 
-class LaterRagged(Waves):
+class Ragged(Waves):
+    def __init__(self, odd: int) -> None:
+        super().__init__()
+        self.odd = odd
+
     def __getitem__(self, index: int) -> Any:
         wave, index = super().__getitem__(index)
-        return wave[: 50 - (index == 13)], index
+        return wave[: 50 - (index == self.odd)], index
+
+
+def test_ragged_samples_are_left_as_written_where_it_is_seen() -> None:
+    with pytest.raises(NotApplicable, match="numbers of one shape"):
+        compile_dataset(Ragged(0), Settings())
 
 
 def test_ragged_samples_end_in_an_error_with_the_place_and_not_in_a_hang() -> None:
-    compiled = compile_dataset(LaterRagged(), Settings())
+    compiled = compile_dataset(Ragged(14), Settings())
     with pytest.raises(DataError, match="cannot be put into one batch"):
         compiled.prepare()
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -96,10 +97,22 @@ def _mapped(source: Source, keep: Keep) -> Store:
         images.close()
 
     code = [step.transform for step in keep.steps]
-    content = fingerprint([identity, code, versions(), keep.cut])
+    content = fingerprint([identity, code, versions(), versions_of("pillow", "torchvision", "simplejpeg"), keep.cut])
     about = f"{len(source)} images, {source.kind}; " + ", ".join(step.label for step in keep.steps)
     cache = open_or_build(folder, "images", content, fill, about=about, budget_bytes=keep.settings.budget_bytes)
     images = RaggedImages(cache.arrays, "images")
     if len(images) != len(source):
         raise DataError(f"{folder}: holds {len(images)} images of {len(source)}; remove it, and it is built again")
     return store_of(images)
+
+
+def versions_of(*packages: str) -> list[tuple[str, str]]:
+    """(name, version) of what decodes and resizes, or "none": other releases give other pixels."""
+    return [(package, _version(package)) for package in packages]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"

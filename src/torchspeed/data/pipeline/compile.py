@@ -31,13 +31,14 @@ from torchspeed.data.pipeline.operation import AsWritten, Operation, Unreadable
 from torchspeed.data.pipeline.parts import Parts
 from torchspeed.data.pipeline.program import Program
 from torchspeed.data.pipeline.prove import prove
+from torchspeed.data.pipeline.rest import Rest
 from torchspeed.data.pipeline.settings import Settings
 from torchspeed.data.pipeline.table import continued_rows, lowered_rows
 from torchspeed.data.sources.concatenated import concatenated
 from torchspeed.data.sources.read import read
 from torchspeed.data.sources.source import Holds, Opaque, Source
 from torchspeed.data.transforms.chain import read_chain
-from torchspeed.errors import NotApplicable
+from torchspeed.errors import DataError, NotApplicable
 from torchspeed.machine import free_memory
 from torchspeed.run import Loader
 
@@ -65,16 +66,36 @@ def compile_loader(loader: Loader, **changes: Any) -> None:
 
     Raises ``NotApplicable`` with the sentence why the data stay as written.
     """
+    loader.dataset = compiled_for(loader, **changes)  # type: ignore[attr-defined]
+
+
+def compiled_for(loader: Loader, **changes: Any) -> Compiled:
+    """What ``compile_loader`` gives ``loader`` to load from."""
     if not isinstance(loader, OrderedLoader):
         raise NotApplicable(f"the batches of a {type(loader).__name__} are made elsewhere")
     if loader.collate is not None:
-        raise NotApplicable("the job has a collate function of its own, which is given single samples")
+        raise NotApplicable("a collate function of your own is given single samples")
     dataset, settings = loader.dataset, Settings()
     if isinstance(dataset, Compiled) and dataset.origin is not None:
         dataset, settings = dataset.origin
-    compiled = compile_dataset(dataset, replace(settings, **changes))
-    compiled.origin = dataset, replace(settings, **changes)
-    loader.dataset = compiled
+    settings = replace(settings, **changes)
+    if loader.tolerate and settings.placement == "auto":
+        settings = replace(settings, placement="none")  # a sample that cannot be read shows itself when it is wanted
+    try:
+        compiled = compile_dataset(dataset, settings)
+    except DataError as error:
+        if not loader.tolerate:
+            raise
+        raise NotApplicable(f"one of the samples that were looked at cannot be read ({error})") from error
+    compiled.origin = dataset, settings
+    return compiled
+
+
+def transforms_of(dataset: Any) -> tuple[int, ...]:
+    """Identities of what ``dataset`` and those inside it call, so that another transform put in its place is seen."""
+    inner = getattr(dataset, "datasets", None) or [getattr(dataset, "dataset", None)]
+    mine = [id(value) for value in getattr(dataset, "__dict__", {}).values() if callable(value)]
+    return (*mine, *(part for one in inner if one is not None for part in transforms_of(one)))
 
 
 @dataclass(frozen=True)
@@ -96,7 +117,9 @@ class _Planner:
     def __init__(self, source: Source, settings: Settings, alone: bool) -> None:
         self.source, self.settings, self.alone = source, settings, alone
         self.items = np.unique(np.linspace(0, len(source) - 1, _SAMPLED).astype(np.int64))
-        self.raws = [source.raw(item)[0] for item in self.items.tolist()]
+        looked_at = [source.raw(item) for item in self.items.tolist()]
+        Rest([rest for _, rest in looked_at])  # raises where samples hold what cannot be put into a batch
+        self.raws = [image for image, _ in looked_at]
         channels = {levels_of(raw).shape[2] for raw in self.raws}
         if len(channels) > 1:
             raise Unreadable("some images are grey and some are coloured")

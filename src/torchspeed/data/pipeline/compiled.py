@@ -21,6 +21,7 @@ from torchspeed.batch import map_tensors
 from torchspeed.data.batched import BatchedDataset, Prepared
 from torchspeed.data.buffers import Buffers
 from torchspeed.data.fetch import generators_kept, seed_generators
+from torchspeed.data.kernels.gather import bits
 from torchspeed.data.pipeline.device_renderer import DeviceRenderer
 from torchspeed.data.pipeline.device_store import DeviceStore
 from torchspeed.data.pipeline.held import as_held
@@ -116,6 +117,8 @@ class Lowered(Compiled):
                 Row("images of different sizes", "RAM", "the memory of a device is for images of one size")
             )
         self.store, self.threads = store, store.threads
+        if not store.threads:  # in worker processes, which may not touch the device
+            self.renderer.buffers = Buffers()
         self.on_device = self.asynchronous = False
 
     def _move(self, store: ArrayStore) -> None:
@@ -157,7 +160,7 @@ class Continued(Compiled):
         with generators_kept():
             for place, key in zip(places, keys.tolist(), strict=True):
                 seed_generators(key)
-                image = as_held(levels[place], self.holds)
+                image = as_held(np.array(levels[place]), self.holds)  # a copy, since the user's code may write to it
                 for step in self.steps:
                     image = step.transform(image)
                 images.append(image)
@@ -184,10 +187,10 @@ class Kept(Compiled):
         return map_tensors(self.columns, lambda column: self._gather(column, indices))
 
     def _gather(self, column: Tensor, indices: Indices) -> Tensor:
-        source = column.numpy()
+        source = bits(column)
         out = self.buffers.take((len(indices), *source.shape[1:]), source.dtype)
         np.take(source, indices, axis=0, out=out, mode="clip")  # in range already; "raise" would buffer
-        return torch.from_numpy(out)
+        return torch.from_numpy(out).view(column.dtype)
 
     def _build(self) -> None:
         self.columns = self.build()

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchspeed.data.kernels import smooth
-from torchspeed.data.kernels.resample import pillow_chooses
+from torchspeed.data.kernels.resample import FILTERS, pillow_chooses
 from torchspeed.data.pipeline import device_color as color
 from torchspeed.data.pipeline import device_geometry as geometry
-from torchspeed.data.pipeline.images import FILTERS, Fill, Images, Map, Mask, Rules
+from torchspeed.data.pipeline.images import Fill, Images, Map, Mask, Rules
 
 
 class Call(NamedTuple):

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from torchspeed.data.kernels.mersenne import STATE, python_words, torch_words
 from torchspeed.data.random import Keys
+from torchspeed.errors import NotApplicable
 
 Mask = NDArray[np.bool_]
 Values = NDArray[np.floating[Any]]  # [B]
@@ -127,6 +128,8 @@ class _Stream:
     def take(self, only: Mask | None) -> NDArray[np.uint32]:
         if only is not None and not only.all() and self.each is None:
             self.each = np.full(self.batch, self.used)
+        if self.used >= STATE - 1:
+            raise NotApplicable(f"a transform draws more than {STATE - 1} numbers for one image")
         if self.used == len(self.words):
             self.words = np.empty((_FIRST_WORDS if not self.used else STATE - 1, self.batch), np.uint32)
             self.generate(self.seeds, self.words)

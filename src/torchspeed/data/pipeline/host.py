@@ -15,9 +15,9 @@ from torchspeed.data.buffers import Buffers
 from torchspeed.data.kernels import color, smooth, tables
 from torchspeed.data.kernels.gather import Conversion, gather
 from torchspeed.data.kernels.hue import hue
-from torchspeed.data.kernels.resample import resample, resample_one
+from torchspeed.data.kernels.resample import FILTERS, resample, resample_one
 from torchspeed.data.kernels.warp import warp_as_pillow, warp_as_tensor
-from torchspeed.data.pipeline.images import BLACK, FILTERS, RULES, Fill, Images, Map, Rules
+from torchspeed.data.pipeline.images import BLACK, RULES, Fill, Images, Map, Rules
 
 Levels = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
 

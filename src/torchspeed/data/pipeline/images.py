@@ -36,7 +36,6 @@ class Fill:
 BLACK = Fill((0.0,))
 Rules = Literal["pillow", "tensor", "tensor v2"]
 RULES: tuple[Rules, ...] = ("pillow", "tensor", "tensor v2")
-FILTERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 
 
 class Images(ABC):
@@ -175,9 +174,10 @@ class Images(ABC):
         return _identity(int(self.widths.max())) if self.columns is None else self.columns
 
     def _code(self, fill: Fill) -> int:
-        if fill not in self.fills:
+        """The later a filling, the greater its number: where two meet, it lies on top."""
+        if not self.fills or self.fills[-1] != fill:
             self.fills.append(fill)
-        return -1 - self.fills.index(fill)
+        return -len(self.fills)
 
 
 class _Only:

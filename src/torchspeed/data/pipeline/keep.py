@@ -5,6 +5,7 @@ work for the same sample in every epoch. It need not be understood to be kept; i
 tried on some samples, and its samples must be numbers of one shape.
 """
 
+import time
 from collections.abc import Sized
 from typing import Any, cast
 
@@ -17,12 +18,14 @@ from torchspeed.batch import map_tensors
 from torchspeed.data.loader import OrderedLoader
 from torchspeed.data.pipeline.compiled import Compiled, Kept
 from torchspeed.data.pipeline.determinism import varies
+from torchspeed.data.pipeline.rest import all_tensors
 from torchspeed.data.pipeline.settings import Row, Settings
 from torchspeed.errors import DataError, NotApplicable
 from torchspeed.machine import free_memory, usable_cores
 
 _TRIED = 16
 _TOGETHER = 64
+_CHEAP_SECONDS, _LONG_SECONDS = 1e-4, 10.0
 
 
 def keep_samples(dataset: Dataset[Any], settings: Settings, why: str) -> Compiled:
@@ -40,13 +43,25 @@ def keep_samples(dataset: Dataset[Any], settings: Settings, why: str) -> Compile
             raise NotApplicable(f"{why}; and sample {item} {reason}")
     try:
         sample = default_collate([dataset[items[0]]])
-    except TypeError as error:
-        raise NotApplicable(f"{why}; and its samples are not numbers") from error
+        default_collate([dataset[item] for item in items])
+    except (TypeError, RuntimeError) as error:
+        raise NotApplicable(f"{why}; and its samples are not numbers of one shape: {error}") from error
+    if not all_tensors(sample):
+        raise NotApplicable(f"{why}; and its samples hold texts or other things that are not numbers")
     sizes: list[int] = []
     map_tensors(sample, lambda tensor: sizes.append(tensor.nbytes))
     need, have = sum(sizes) * count, free_memory() // 2 if settings.budget_bytes is None else settings.budget_bytes
     if need > have:
         raise NotApplicable(f"{why}; and all of it, {need / 1e9:.1f} GB, is more than the {have / 1e9:.1f} GB granted")
+    started = time.perf_counter()
+    for item in items:
+        dataset[item]
+    each = (time.perf_counter() - started) / len(items)
+    if settings.placement == "auto" and each < _CHEAP_SECONDS and each * count > _LONG_SECONDS:
+        raise NotApplicable(
+            f"{why}; and a sample takes {each * 1e6:.0f} µs, so that keeping {count} of them, {each * count:.0f} s of "
+            'work, gains little; placement="ram" keeps them all the same'
+        )
     return Kept(
         count,
         [Row(type(dataset).__name__, f"once, kept in RAM ({need / 1e6:.0f} MB)", f"always gives the same ({why})")],

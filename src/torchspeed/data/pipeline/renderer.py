@@ -12,10 +12,11 @@ from torchspeed.data.kernels.erase import erase
 from torchspeed.data.kernels.gather import bits, conversion
 from torchspeed.data.pipeline.host import HostImages, sizes
 from torchspeed.data.pipeline.images import BLACK, Fill
-from torchspeed.data.pipeline.operation import Erase, Operation, Params
+from torchspeed.data.pipeline.operation import Erase, Operation, Params, Unreadable
 from torchspeed.data.pipeline.program import Program, part
 from torchspeed.data.pipeline.stores import Levels
 from torchspeed.data.random import Keys
+from torchspeed.errors import DataError
 
 _CHUNK_BYTES = 1 << 20  # levels on their way stay in the cache of a core
 
@@ -32,9 +33,36 @@ class Renderer:
         self._fills: dict[tuple[Fill, ...], NDArray[Any]] = {}
 
     def images(self, levels: Levels, rows: NDArray[np.int64] | None, keys: Keys) -> Tensor:
-        """[B, C, H, W]. ``levels``, ``rows``: as a store gives them."""
-        params, size = self.program.draw(keys, *sizes(levels, len(keys)))
+        """[B, C, H, W]. ``levels``, ``rows``: as a store gives them. Raises DataError for sizes that do not fit."""
+        heights, widths = sizes(levels, len(keys))
+        try:
+            params, size = self.program.draw(keys, heights, widths)
+        except Unreadable as reason:
+            return self._by_size(levels, keys, heights, widths, reason)
         return self.render(levels, rows, params, size)
+
+    def _by_size(
+        self,
+        levels: Levels,
+        keys: Keys,
+        heights: NDArray[np.int64],
+        widths: NDArray[np.int64],
+        reason: Unreadable,
+    ) -> Tensor:
+        """For steps that need images of one size (a padding): those of equal size together."""
+        kinds, kind = np.unique(np.stack([heights, widths]), axis=1, return_inverse=True)
+        if kinds.shape[1] == 1:
+            raise DataError(str(reason)) from reason
+        groups = [np.flatnonzero(kind.ravel() == number) for number in range(kinds.shape[1])]
+        parts = [self.images([levels[i] for i in group.tolist()], None, keys[group]) for group in groups]
+        if len({tuple(part.shape[1:]) for part in parts}) > 1:
+            shapes = sorted({tuple(part.shape[1:]) for part in parts})
+            raise DataError(
+                f"images of different sizes come out, {shapes[0]} and {shapes[-1]} for instance"
+            ) from reason
+        order = np.argsort(np.concatenate(groups))
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return torch.cat(parts).index_select(0, torch.from_numpy(order)).contiguous(memory_format=layout)
 
     def render(
         self, levels: Levels, rows: NDArray[np.int64] | None, params: list[Params], size: tuple[int, int]

@@ -28,17 +28,17 @@ class Rest:
             self.columns = default_collate([_filled(sample) for sample in samples])
         except (TypeError, RuntimeError, KeyError) as error:
             raise Unreadable(f"beside the image a sample holds what cannot be put into one batch: {error}") from error
-        if not _all_tensors(self.columns):
+        if not all_tensors(self.columns):
             raise Unreadable("beside the image a sample holds texts or other things that are not numbers")
 
     def move(self, device: torch.device) -> None:
         """The batches will be there."""
         self.columns = map_tensors(self.columns, lambda column: column.to(device))
 
-    def batch(self, indices: NDArray[np.int64], images: Tensor) -> Any:
-        """The samples ``indices`` with ``images`` [B, …] where the image belongs."""
-        on_host = images.device.type == "cpu"
-        where = torch.from_numpy(indices) if on_host else send([indices], images.device)[0]
+    def batch(self, indices: NDArray[np.int64], images: Any) -> Any:
+        """The samples ``indices`` with ``images`` (a tensor [B, …], or what a transform gives else) in their place."""
+        on_device = isinstance(images, Tensor) and images.device.type != "cpu"
+        where = send([indices], images.device)[0] if on_device else torch.from_numpy(indices)
         batch = map_tensors(self.columns, lambda column: column.index_select(0, where))
         return _put(batch, self._places, images)
 
@@ -68,7 +68,7 @@ def _places(sample: Any) -> tuple[Any, ...] | None:
     return None
 
 
-def _put(batch: Any, places: tuple[Any, ...] | None, images: Tensor) -> Any:
+def _put(batch: Any, places: tuple[Any, ...] | None, images: Any) -> Any:
     assert places is not None, "a sample without its image"
     if not places:
         return images
@@ -81,9 +81,9 @@ def _put(batch: Any, places: tuple[Any, ...] | None, images: Tensor) -> Any:
     return batch
 
 
-def _all_tensors(columns: Any) -> bool:
+def all_tensors(columns: Any) -> bool:
     if isinstance(columns, dict):
-        return all(map(_all_tensors, columns.values()))
+        return all(map(all_tensors, columns.values()))
     if isinstance(columns, (tuple, list)):
-        return all(map(_all_tensors, columns))
+        return all(map(all_tensors, columns))
     return isinstance(columns, Tensor)

@@ -36,6 +36,8 @@ def _kept_rows(source: Source, steps: Sequence[Step], keep: Keep) -> list[Row]:
     if keep.total_bytes == 0:
         in_place = source.levels is not None
         where = "RAM, as it lies" if in_place else "decoded each time" if source.encoded else "as written, per sample"
+        if keep.settings.decode == "scaled":
+            return [Row(source.kind, where, "at 1/2, 1/4 or 1/8 where a crop is shrunk as much: close, not equal")]
         return [Row(source.kind, where, "nothing is copied" if in_place else "nothing is to be kept")]
     places = {"ram": "RAM", "mapped": "a mapped file", "device": f"the memory of {keep.settings.device}"}
     kept = f"once, kept in {places[keep.placement]} ({keep.total_bytes / 1e6:.0f} MB)"

@@ -6,29 +6,22 @@ from typing import Any, final
 
 from torchspeed.data.decode import Levels
 from torchspeed.data.fetch import raised_at
-from torchspeed.data.sources.encoded import Encoded
-from torchspeed.data.sources.images import ImageArray, Look, as_levels
-from torchspeed.data.sources.labels import Rest
+from torchspeed.data.sources.compare import Shortcuts
+from torchspeed.data.sources.images import as_levels
 from torchspeed.data.sources.probe import Reader
-from torchspeed.data.sources.source import Opaque, Source
+from torchspeed.data.sources.source import Holds, Opaque, Source
 from torchspeed.errors import DataError, TorchspeedError
 from torchspeed.fingerprint import fingerprint
 
 
 @final
 class DatasetSource(Source):
-    """``looks``: at some raw images; ``array``, ``files``, ``rest``: what was found, or None."""
+    """``compared``: the number of samples for which the shortcuts agree with ``reader``."""
 
-    def __init__(
-        self,
-        reader: Reader,
-        looks: list[Look],
-        array: ImageArray | None,
-        files: Encoded | None,
-        rest: Rest | None,
-    ) -> None:
-        self.transform, self.holds, self.mode = reader.transform, looks[0].holds, common_mode(looks)
-        self._reader, self._array, self._files, self._rest = reader, array, files, rest
+    def __init__(self, reader: Reader, holds: Holds, shortcuts: Shortcuts, compared: int) -> None:
+        array, files = shortcuts.array, shortcuts.files
+        self.transform, self.holds, self.mode, self.compared = reader.transform, holds, shortcuts.mode, compared
+        self._reader, self._array, self._files, self._rest = reader, array, files, shortcuts.rest
         self._locks: dict[int, threading.Lock] = {}
         if array is not None:
             self.kind = f"{type(array.column.owner).__name__} array"
@@ -102,9 +95,3 @@ class DatasetSource(Source):
 
 def _raised(index: int, error: Exception) -> DataError:
     return DataError(f"sample {index} raised {type(error).__name__}: {error}{raised_at(error)}")
-
-
-def common_mode(looks: list[Look]) -> Any:
-    """The mode of all images that were looked at, None if they differ in it."""
-    modes = {seen.mode for seen in looks}
-    return modes.pop() if len(modes) == 1 else None

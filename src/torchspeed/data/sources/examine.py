@@ -71,10 +71,12 @@ def replay(reader: Reader, samples: Iterable[int]) -> None:
             raise Opaque(f"sample {index} is more than its transform applied to what the transform is given")
 
 
-def rest_of(reader: Reader, index: int) -> Any:
-    """The rest of one more sample. Errors are those of ``examine``."""
-    (_, rest), _ = _take(reader, index, 1)
-    return rest
+def one_more(reader: Reader, index: int) -> tuple[Look, Any]:
+    """What the raw image of one more sample is, and its rest. Errors are those of ``examine``."""
+    (raw, rest), drew = _take(reader, index, 1)
+    if drew:
+        raise Opaque(f"sample {index} draws random numbers outside of its transform")
+    return look(raw, index), rest
 
 
 def _take(reader: Reader, index: int, seed: int) -> tuple[tuple[Any, Any], bool]:

@@ -1,6 +1,6 @@
 """Raw images as levels, and the array in memory that they are views of, if there is one."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,14 +84,42 @@ class ImageArray:
         return array_identity(self.levels) + rows
 
 
-def find_array(columns: Iterable[Column], looks: list[Look]) -> ImageArray | None:
-    """The array that holds just the images that were looked at."""
-    for column in columns:
-        for levels in _views(column):
-            found = ImageArray(column, levels, column.rows)
-            if all(digest(found[seen.index]) == seen.digest for seen in looks):
-                return found
+def common_mode(looks: list[Look]) -> Mode | None:
+    """The mode of all images that were looked at, None if they differ in it."""
+    modes = {seen.mode for seen in looks}
+    return modes.pop() if len(modes) == 1 else None
+
+
+def find_array(
+    columns: Iterable[Column], looks: list[Look], more: Callable[[int], Look], count: int
+) -> ImageArray | None:
+    """The array that holds just the images that were looked at; of several ``more`` looks tell, where they differ.
+
+    ``count``: of all samples.
+    """
+    arrays = [
+        array
+        for column in columns
+        for array in (ImageArray(column, levels, column.rows) for levels in _views(column))
+        if all(digest(array[seen.index]) == seen.digest for seen in looks)
+    ]
+    while arrays:
+        index = next(
+            (i for other in arrays[1:] if (i := _first_that_differs(arrays[0], other, count)) is not None), None
+        )
+        if index is None:
+            return arrays[0]
+        seen = more(index)
+        arrays = [array for array in arrays if digest(array[index]) == seen.digest]
     return None
+
+
+def _first_that_differs(a: ImageArray, b: ImageArray, count: int) -> int | None:
+    """The first sample whose image is another in each, None for two arrays of the same images."""
+    one_array = a.levels.__array_interface__ == b.levels.__array_interface__
+    if one_array and (a.rows is b.rows or not (a.rows is None or b.rows is None or (a.rows != b.rows).any())):
+        return None  # by two names
+    return next((index for index in range(count) if not np.array_equal(a[index], b[index])), None)
 
 
 def _views(column: Column) -> Iterator[Levels]:

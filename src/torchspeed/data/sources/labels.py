@@ -2,17 +2,20 @@
 
 Most datasets keep their labels in a list or array beside the images. The column is found by what it holds: for every
 sample that was looked at it must give the very leaf, type included, as it is, as a number or tensor, or after the
-``target_transform``. A few samples may agree by chance where most labels are equal. So more are looked at, one for
-each of several values that the column has; and where hardly any values were seen, the column must be a label by name
-or belong to a table of the samples.
+``target_transform``. Several columns may do so (labels, and the same with some corrected): where they differ from one
+another, one more sample tells which to drop. And a few samples may agree by chance where most labels are equal. So
+more are looked at, one for each of several values that the column has; and where hardly any values were seen, the
+column must be a label by name or belong to a table of the samples.
 """
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from torchspeed.data.sources.columns import Column
@@ -53,22 +56,83 @@ def _find_leaf(
     values = {repr(dict(leaves(rest)).get(path)) for rest in seen.values()}
     if len(values) < _TELLING_VALUES:
         columns = [column for column in columns if column.table or column.name.lstrip("_").lower() in _NAMES]
-    for candidate in _candidates(columns):
-        if all(_agrees(candidate, index, path, rest) for index, rest in seen.items()):
-            others = _one_of_each_value(candidate, count)
-            if others is not None and all(_agrees(candidate, index, path, more(index)) for index in others):
-                return candidate
+    candidates = [
+        candidate
+        for ways in _candidates(columns)
+        if (candidate := next((way for way in ways if _agrees_with_all(way, path, seen)), None))
+    ]
+    while candidates:
+        first, *others = candidates
+        index = next((i for other in others if (i := _first_that_differs(first, other, count)) is not None), None)
+        if index is None:
+            each = _one_of_each_value(first, count)
+            return first if each is not None and _agrees_with_all(first, path, {i: more(i) for i in each}) else None
+        rest = more(index)
+        candidates = [candidate for candidate in candidates if _agrees(candidate, index, path, rest)]
     return None
 
 
-def _candidates(columns: list[Column]) -> Iterator[Leaf]:
-    yield int  # the position of the sample itself
+@dataclass(frozen=True)
+class _Candidate:
+    """``i -> then(convert(value of the column))``; the position of the sample itself where there is no column."""
+
+    column: Column | None
+    convert: Callable[[Any], Any]
+    then: Callable[[Any], Any] | None = None
+
+    def __call__(self, index: int) -> Any:
+        value = self.convert(index if self.column is None else self.column.at(index))
+        return value if self.then is None else self.then(value)
+
+
+def _candidates(columns: list[Column]) -> Iterator[list[_Candidate]]:
+    """Ways to read a column that differ in type alone are together: of these, those seen before tell enough."""
+    yield [_Candidate(None, int)]
     for column in columns:
-        for convert in _CONVERSIONS:
-            yield lambda index, at=column.at, convert=convert: convert(at(index))  # type: ignore[misc]
+        yield [_Candidate(column, convert) for convert in _CONVERSIONS]
         transform = getattr(column.owner, "target_transform", None)
-        for convert in (_as_it_is, int) if callable(transform) else ():
-            yield lambda index, at=column.at, convert=convert, then=transform: then(convert(at(index)))  # type: ignore[misc]
+        if callable(transform):
+            yield [_Candidate(column, convert, transform) for convert in (_as_it_is, int)]
+
+
+def _first_that_differs(a: _Candidate, b: _Candidate, count: int) -> int | None:
+    """The first sample for which they give another leaf, None if there is none."""
+    samples: Iterable[int] = range(count)
+    of_a, of_b = _numbers(a.column, count), _numbers(b.column, count)
+    if of_a is not None and of_b is not None:
+        if a.then is None and b.then is None:
+            samples = np.flatnonzero(of_a != of_b).tolist()
+        else:  # once for each pair of values, as the transform is slow
+            (_, places_a), (values_b, places_b) = (np.unique(of, return_inverse=True) for of in (of_a, of_b))
+            _, first = np.unique(places_a * len(values_b) + places_b, return_index=True)
+            samples = np.sort(first).tolist()
+    return next((index for index in samples if not same(_leaf_or_error(a, index), _leaf_or_error(b, index))), None)
+
+
+def _numbers(column: Column | None, count: int) -> NDArray[Any] | None:
+    """[count] numbers, or None for a column of something else."""
+    if column is None:
+        return np.arange(count)
+    try:
+        if isinstance(column.values, (Tensor, np.ndarray)) and column.field is None:
+            values = np.asarray(column.values)
+            values = values if column.rows is None else values[column.rows]
+        else:
+            values = np.asarray([column.at(index) for index in range(count)])
+    except Exception:  # values of several shapes, a record without that field
+        return None
+    return values if values.ndim == 1 and values.dtype.kind in "biuf" else None
+
+
+def _leaf_or_error(candidate: _Candidate, index: int) -> Any:
+    try:
+        return candidate(index)
+    except Exception as error:  # as in _agrees
+        return type(error)
+
+
+def _agrees_with_all(candidate: Leaf, path: Path, rests: dict[int, Any]) -> bool:
+    return all(_agrees(candidate, index, path, rest) for index, rest in rests.items())
 
 
 def _agrees(candidate: Leaf, index: int, path: Path, rest: Any) -> bool:

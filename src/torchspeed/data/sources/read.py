@@ -10,10 +10,11 @@ from torch.utils.data import ConcatDataset, IterableDataset
 
 from torchspeed.data.fetch import generators_kept
 from torchspeed.data.sources.columns import Column, columns, is_hugging_face
-from torchspeed.data.sources.dataset_source import DatasetSource, common_mode
+from torchspeed.data.sources.compare import Shortcuts, compared
+from torchspeed.data.sources.dataset_source import DatasetSource
 from torchspeed.data.sources.encoded import find_encoded
-from torchspeed.data.sources.examine import REPLAYS, examine, replay, rest_of, some_samples
-from torchspeed.data.sources.images import Look, find_array
+from torchspeed.data.sources.examine import REPLAYS, examine, one_more, replay, some_samples
+from torchspeed.data.sources.images import Look, common_mode, find_array
 from torchspeed.data.sources.labels import find_rest
 from torchspeed.data.sources.probe import NotAsked, PlainReader, ProbingReader, Reader, slots
 from torchspeed.data.sources.source import Opaque, Source
@@ -22,8 +23,11 @@ from torchspeed.errors import DataError
 _MOST_INSIDE = 64  # entries of a folder that are looked at for folders
 
 
-def read(dataset: Any) -> Source:
+def read(dataset: Any, seconds: float = 1.0) -> Source:
     """The dataset taken apart. It and the generators stay as they are.
+
+    For so many ``seconds`` the shorter ways to images and labels are compared with the user's code, on at most all
+    samples; a way that differs for one of them is not taken.
 
     Raises ``Opaque`` with the reason where it cannot be taken apart, ``DataError`` where one of the samples that are
     looked at (about 16) raises by itself.
@@ -40,7 +44,7 @@ def read(dataset: Any) -> Source:
     with generators_kept():
         for reader in _readers(dataset, reasons):
             try:
-                return _read(reader)
+                return _read(reader, seconds)
             except Opaque as reason:
                 reasons.append(reason)
     raise next((reason for reason in reasons if not isinstance(reason, NotAsked)), reasons[0])
@@ -56,17 +60,22 @@ def _readers(dataset: Any, reasons: list[Opaque]) -> Iterator[Reader]:
     yield PlainReader(dataset)
 
 
-def _read(reader: Reader) -> Source:
+def _read(reader: Reader, seconds: float) -> Source:
     count = len(reader.dataset)
     samples = some_samples(count)
     looks, rests = examine(reader, samples)
     replay(reader, [*samples[: REPLAYS - 1], samples[-1]])
     found = columns(reader.dataset)
-    array = find_array(found, looks)
+
+    def more(index: int) -> tuple[Look, Any]:
+        return one_more(reader, index)
+
+    array = find_array(found, looks, lambda index: more(index)[0], count)
     mode = common_mode(looks)
     files = None if array or mode is None else find_encoded(found, looks, mode, _folders(reader.dataset, found, looks))
-    rest = find_rest(found, rests, lambda index: rest_of(reader, index), count)
-    return DatasetSource(reader, looks, array, files, rest)
+    rest = find_rest(found, rests, lambda index: more(index)[1], count)
+    shortcuts, number = compared(Shortcuts(mode, array, files, rest), more, looks, count, seconds)
+    return DatasetSource(reader, looks[0].holds, shortcuts, number)
 
 
 def _folders(dataset: Any, found: list[Column], looks: list[Look]) -> list[str]:

@@ -40,6 +40,7 @@ class Source(ABC):
     encoded: ``i -> bytes`` of the JPEG, PNG or WebP that the raw image is decoded from, or None.
     kinds: of the encoded images, ``decode.Header.kind``; only for these has the user's code been seen to give what
         ``decode`` gives. What it does with another (grey among colours, or turned by EXIF) ``raw`` alone says.
+    compared: of how many samples levels, encoded images and rests were seen to be what the user's code gives.
     """
 
     transform: Callable[[Any], Any] | None
@@ -50,6 +51,7 @@ class Source(ABC):
     rows: NDArray[np.int64] | None = None
     encoded: Callable[[int], bytes] | None = None
     kinds: frozenset[Kind] = frozenset()
+    compared: int = 0
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -9,8 +9,9 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+from torchspeed.data.kernels.resample import FILTERS
 from torchspeed.data.pipeline.draws import Draws
-from torchspeed.data.pipeline.images import FILTERS, Images, Rules
+from torchspeed.data.pipeline.images import Images, Rules
 from torchspeed.data.pipeline.operation import Operation, Params, Sizes, Unreadable
 from torchspeed.data.transforms.boxes import draw_boxes
 from torchspeed.data.transforms.crop import size_of
