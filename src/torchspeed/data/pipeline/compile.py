@@ -117,6 +117,8 @@ class _Planner:
     def __init__(self, source: Source, settings: Settings, alone: bool) -> None:
         self.source, self.settings, self.alone = source, settings, alone
         self.items = np.unique(np.linspace(0, len(source) - 1, _SAMPLED).astype(np.int64))
+        if source.mode is None:
+            raise Unreadable("its images are not all 8-bit levels of one mode (L or RGB)")
         looked_at = [source.raw(item) for item in self.items.tolist()]
         Rest([rest for _, rest in looked_at])  # raises where samples hold what cannot be put into a batch
         self.raws = [image for image, _ in looked_at]

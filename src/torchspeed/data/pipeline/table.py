@@ -38,11 +38,16 @@ def _kept_rows(source: Source, steps: Sequence[Step], keep: Keep) -> list[Row]:
         where = "RAM, as it lies" if in_place else "decoded each time" if source.encoded else "as written, per sample"
         if keep.settings.decode == "scaled":
             return [Row(source.kind, where, "at 1/2, 1/4 or 1/8 where a crop is shrunk as much: close, not equal")]
-        return [Row(source.kind, where, "nothing is copied" if in_place else "nothing is to be kept")]
+        why = "nothing is copied" if in_place else "nothing is to be kept"
+        return [Row(source.kind, where, f"{why}; {_compared(source)}")]
     places = {"ram": "RAM", "mapped": "a mapped file", "device": f"the memory of {keep.settings.device}"}
     kept = f"once, kept in {places[keep.placement]} ({keep.total_bytes / 1e6:.0f} MB)"
-    rows = [Row(source.kind, kept, "always the same")]
+    rows = [Row(source.kind, kept, f"always the same; {_compared(source)}")]
     return rows + [Row(step.label, "once, before it is kept", "always gives the same") for step in steps[: keep.cut]]
+
+
+def _compared(source: Source) -> str:
+    return f"{min(source.compared, len(source))} of {len(source)} compared with your code"
 
 
 def render(rows: Sequence[Row]) -> str:
