@@ -53,6 +53,27 @@ def test_its_table_of_recipes_is_that_of_the_results() -> None:
         )
 
 
+def test_its_table_of_data_pipelines_is_that_of_the_results() -> None:
+    shown = {
+        "CIFAR-10: crop": ("cifar10", "torchspeed"),
+        "the same, bfloat16": ("cifar10_bf16", "torchspeed"),
+        "CIFAR-10: Resize": ("tutorial", "torchspeed"),
+        "photographs, JPEG": ("photographs", "torchspeed, exact"),
+        "the same, `decode": ("photographs", "torchspeed, scaled"),
+        "the same, decoded": ("photographs", "torchspeed, decoded"),
+        "spoken digits to log-mel": ("spoken_digits", "torchspeed"),
+        "the same, the user's own": ("spoken_digits", "torchspeed, own dataset"),
+        "characters, windows": ("characters", "torchspeed"),
+    }
+    for title, (work, who) in shown.items():
+        row = re.search(rf"^\| {re.escape(title)}[^|]*\| ([\d ]+) \| ([\d.]+) \[", README, re.MULTILINE)
+        assert row is not None, title
+        found = results("data")["works"][work]
+        assert int(row.group(1).replace(" ", "")) == round(found["samples_per_second"][who]["median"])
+        ratio = found["torchspeed_ratio_to"]["DataLoader, 2 workers"][who]["median"]
+        assert float(row.group(2)) == float(f"{ratio:.3g}")
+
+
 def test_every_lever_and_every_file_it_names_exists() -> None:
     for name in re.search(r"Levers so far: (.*?)\. Each", README, re.DOTALL).group(1).split(","):  # type: ignore[union-attr]
         assert name.strip().strip("`") in torchspeed.levers.REGISTRY
