@@ -89,6 +89,11 @@ def test_an_operation_on_pil_images(name: str, transforms: Any) -> None:
     check(Pictures(IMAGES, after(transforms, OPERATIONS[name](transforms))), levels=name in NOT_QUITE)
 
 
+def test_the_later_of_equal_fillings_lies_on_top() -> None:
+    pads = [v1.Pad(2, fill=0), v1.Pad(2, fill=255), v1.Pad(2, fill=0)]
+    check(Pictures(IMAGES, after(v1, v1.RandomHorizontalFlip(), *pads)))
+
+
 def test_random_choice_replays_pythons_generator() -> None:
     choice = v1.RandomChoice([v1.RandomHorizontalFlip(1.0), v1.ColorJitter(0.9), v1.RandomVerticalFlip(1.0)])
     check(Pictures(IMAGES, after(v1, choice)))
