@@ -10,12 +10,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import WeightedRandomSampler, default_collate
+from torch.utils.data import ConcatDataset, Subset, WeightedRandomSampler, default_collate
 
 from tiny import Noisy
 from torchspeed.data.batched import BatchedDataset
 from torchspeed.data.loader import OrderedLoader
 from torchspeed.data.random import Keys, uniform
+from torchspeed.data.source import as_dataset
 from torchspeed.errors import DataError
 
 
@@ -158,6 +159,20 @@ def test_a_dataset_of_batches_is_augmented_anew_by_sample_too() -> None:
     )
     whole = [batch[1].tolist() for batch in OrderedLoader(Threaded(), 8).epoch(0)]
     assert first == whole != second
+
+
+@pytest.mark.parametrize("make", [lambda d: Subset(d, [5, 7, 9]), lambda d: ConcatDataset([d, Subset(d, [3])])])
+def test_parts_and_sums_of_datasets_of_batches_are_augmented_in_every_epoch(make: Any) -> None:
+    dataset = as_dataset(make(Threaded()), "train")
+    batches = [OrderedLoader(dataset, 3).batch(epoch, 0) for epoch in (0, 1)]
+    assert batches[0][0].tolist() == [make(Threaded())[i][0] for i in range(3)]
+    assert batches[0][1].tolist() != batches[1][1].tolist()
+
+
+def test_a_sum_of_datasets_keeps_the_order_of_its_batch() -> None:
+    dataset = as_dataset(ConcatDataset([Threaded(4), Threaded(6)]), "train")
+    order = [9, 0, 4, 3, 5]
+    assert next(iter(OrderedLoader(dataset, 5, sampler=order).epoch(0)))[0].tolist() == [5, 0, 0, 3, 1]
 
 
 def test_a_batch_without_a_good_sample_is_an_error() -> None:

@@ -9,6 +9,7 @@ function of (seed, epoch, index). So a batch is a pure function of its arguments
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -70,3 +71,49 @@ class TensorBatches(BatchedDataset):
     def batch(self, indices: NDArray[np.int64], keys: Keys) -> tuple[Tensor, ...]:
         where = torch.from_numpy(indices)
         return tuple(tensor.index_select(0, where) for tensor in self.tensors)
+
+
+class SubsetBatches(BatchedDataset):
+    """The samples ``indices`` of a dataset of batches: ``torch.utils.data.Subset``, with the keys passed on."""
+
+    def __init__(self, dataset: BatchedDataset, indices: Sequence[int]) -> None:
+        self.dataset, self.indices, self.threads = dataset, np.asarray(indices, np.int64), dataset.threads
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def batch(self, indices: NDArray[np.int64], keys: Keys) -> Any:
+        return self.dataset.batch(self.indices[indices], keys)
+
+
+class ConcatBatches(BatchedDataset):
+    """Datasets of batches one after the other: ``torch.utils.data.ConcatDataset``, with the keys passed on."""
+
+    def __init__(self, datasets: Sequence[BatchedDataset]) -> None:
+        self.datasets, self.ends = list(datasets), np.cumsum([len(dataset) for dataset in datasets])
+        self.threads = all(dataset.threads for dataset in datasets)
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def batch(self, indices: NDArray[np.int64], keys: Keys) -> Any:
+        owner = np.searchsorted(self.ends, indices, side="right")
+        places = [np.flatnonzero(owner == number) for number in range(len(self.datasets))]
+        starts = self.ends - np.array([len(dataset) for dataset in self.datasets])
+        batches = [
+            dataset.batch(indices[place] - starts[number], keys[place])
+            for number, (dataset, place) in enumerate(zip(self.datasets, places, strict=True))
+            if len(place)
+        ]
+        return joined(batches, torch.from_numpy(np.argsort(np.concatenate(places))))
+
+
+def joined(batches: Sequence[Any], order: Tensor) -> Any:
+    """Batches of one structure as one, in ``order`` [B]."""
+    first = batches[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(batches)).index_select(0, order)
+    if isinstance(first, dict):
+        return {key: joined([batch[key] for batch in batches], order) for key in first}
+    parts = [joined([batch[place] for batch in batches], order) for place in range(len(first))]
+    return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, TensorDataset
+from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset
 
-from torchspeed.data.batched import TensorBatches
+from torchspeed.data.batched import BatchedDataset, ConcatBatches, SubsetBatches, TensorBatches
 from torchspeed.errors import DataError, JobError
 
 
@@ -24,6 +24,7 @@ def as_dataset(data: Any, what: str) -> Dataset[Any]:
         data = (data,)
     if isinstance(data, (tuple, list)) and data and all(isinstance(part, (Tensor, np.ndarray)) for part in data):
         data = TensorBatches(*_equal_lengths(data, what))
+    data = _with_keys(data)
     if isinstance(data, IterableDataset) or not hasattr(data, "__getitem__"):
         raise JobError(
             f"{what}: {type(data).__name__} has no __getitem__; order and resume need a map-style dataset "
@@ -41,6 +42,17 @@ def as_dataset(data: Any, what: str) -> Dataset[Any]:
     if len(data) == 0:
         raise DataError(f"{what}: the data are empty (length 0)")
     return data  # type: ignore[no-any-return]
+
+
+def _with_keys(data: Any) -> Any:
+    """Parts and sums of datasets of batches, as such: asked for single samples they would know no epoch."""
+    if type(data) is Subset:
+        inner = _with_keys(data.dataset)
+        return SubsetBatches(inner, data.indices) if isinstance(inner, BatchedDataset) else data
+    if type(data) is ConcatDataset:
+        parts = [_with_keys(part) for part in data.datasets]
+        return ConcatBatches(parts) if all(isinstance(part, BatchedDataset) for part in parts) else data
+    return data
 
 
 def _equal_lengths(parts: Sequence[Tensor | np.ndarray[Any, Any]], what: str) -> list[Tensor]:

@@ -6,8 +6,8 @@ from typing import Any, final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from torchspeed.data.batched import joined
 from torchspeed.data.pipeline.compiled import Compiled
 from torchspeed.data.pipeline.settings import Row
 from torchspeed.data.random import Keys
@@ -31,19 +31,9 @@ class Parts(Compiled):
             for number, (part, place) in enumerate(zip(self.parts, places, strict=True))
             if len(place)
         ]
-        return _joined(batches, torch.from_numpy(np.argsort(np.concatenate(places))))
+        return joined(batches, torch.from_numpy(np.argsort(np.concatenate(places))))
 
     def _build(self) -> None:
         for part in self.parts:
             part.prepare()
         self.threads = all(part.threads for part in self.parts)
-
-
-def _joined(batches: Sequence[Any], order: Tensor) -> Any:
-    first = batches[0]
-    if isinstance(first, Tensor):
-        return torch.cat(list(batches)).index_select(0, order)
-    if isinstance(first, dict):
-        return {key: _joined([batch[key] for batch in batches], order) for key in first}
-    parts = [_joined([batch[place] for batch in batches], order) for place in range(len(first))]
-    return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
