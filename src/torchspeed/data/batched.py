@@ -98,22 +98,29 @@ class ConcatBatches(BatchedDataset):
 
     def batch(self, indices: NDArray[np.int64], keys: Keys) -> Any:
         owner = np.searchsorted(self.ends, indices, side="right")
-        places = [np.flatnonzero(owner == number) for number in range(len(self.datasets))]
         starts = self.ends - np.array([len(dataset) for dataset in self.datasets])
-        batches = [
-            dataset.batch(indices[place] - starts[number], keys[place])
-            for number, (dataset, place) in enumerate(zip(self.datasets, places, strict=True))
-            if len(place)
-        ]
-        return joined(batches, torch.from_numpy(np.argsort(np.concatenate(places))))
+        return batch_of_several(self.datasets, owner, indices - starts[owner], keys)
 
 
-def joined(batches: Sequence[Any], order: Tensor) -> Any:
+def batch_of_several(
+    datasets: Sequence[BatchedDataset], owner: NDArray[np.int64], indices: NDArray[np.int64], keys: Keys
+) -> Any:
+    """One batch whose sample ``b`` is sample ``indices[b]`` of ``datasets[owner[b]]``; all arrays [B]."""
+    places = [np.flatnonzero(owner == number) for number in range(len(datasets))]
+    batches = [
+        dataset.batch(indices[place], keys[place])
+        for dataset, place in zip(datasets, places, strict=True)
+        if len(place)
+    ]
+    return _joined(batches, torch.from_numpy(np.argsort(np.concatenate(places))))
+
+
+def _joined(batches: Sequence[Any], order: Tensor) -> Any:
     """Batches of one structure as one, in ``order`` [B]."""
     first = batches[0]
     if isinstance(first, Tensor):
         return torch.cat(list(batches)).index_select(0, order)
     if isinstance(first, dict):
-        return {key: joined([batch[key] for batch in batches], order) for key in first}
-    parts = [joined([batch[place] for batch in batches], order) for place in range(len(first))]
+        return {key: _joined([batch[key] for batch in batches], order) for key in first}
+    parts = [_joined([batch[place] for batch in batches], order) for place in range(len(first))]
     return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)

@@ -65,7 +65,7 @@ class DeviceImages(Images):
         """The batch is taken out of the stored images, and the owed maps are carried out."""
         if self.index is None and self.rows is None and self.columns is None:
             return
-        fills = np.array([self._channels(fill) for fill in self.fills], np.uint8) if self.fills else None
+        fills = np.array([fill.over(self.channels) for fill in self.fills], np.uint8) if self.fills else None
         self._do(geometry.gather, self.index, *self._maps(), fills, for_all=True)
         self.index = self.rows = self.columns = None
         self.fills.clear()
@@ -107,7 +107,7 @@ class DeviceImages(Images):
 
     def warp(self, matrices: NDArray[np.float64], filter: str, fill: Fill | None, rules: Rules) -> None:
         height, width = int(self.heights[0]), int(self.widths[0])
-        values = np.zeros(self.channels) if fill is None else np.array(self._channels(fill))
+        values = np.zeros(self.channels) if fill is None else np.array(fill.over(self.channels))
         if rules != "pillow":
             halves = np.array([[width / 2] * 3 + [height / 2] * 3], np.float32)
             constants = (filter == "bilinear", fill is not None, rules == "tensor v2")
@@ -134,7 +134,9 @@ class DeviceImages(Images):
             return
         fixed = np.stack([c + a * 0.5 + b * 0.5, a, b, f + d * 0.5 + e * 0.5, d, e], axis=1)
         fixed = np.floor(fixed * 65536.0 + 0.5).astype(np.int64)
-        self._change(geometry.warp_nearest, fixed, straight, rows, columns, np.array(self._channels(fill), np.uint8))
+        self._change(
+            geometry.warp_nearest, fixed, straight, rows, columns, np.array(fill.over(self.channels), np.uint8)
+        )
 
     def brightness(self, factors: NDArray[np.float64]) -> None:
         self._change(color.brightness, _blending(factors))
@@ -203,9 +205,6 @@ class DeviceImages(Images):
         if self.rows is None and self.columns is None:
             return None, None
         return self._rows(), self._columns()
-
-    def _channels(self, fill: Fill) -> tuple[float, ...]:
-        return fill.values * self.channels if len(fill.values) == 1 else fill.values
 
 
 def _blending(factors: NDArray[np.float64]) -> NDArray[np.float32]:

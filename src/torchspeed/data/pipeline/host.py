@@ -41,7 +41,7 @@ class HostImages(Images):
         if self.mine and self.rows is None and self.columns is None:
             return self.levels
         rows, columns = self._rows(), self._columns()
-        fills = np.array([self._channels(fill) for fill in self.fills or (BLACK,)], np.uint8)
+        fills = np.array([fill.over(self.channels) for fill in self.fills or (BLACK,)], np.uint8)
         if (self.heights == self.heights[0]).all() and (self.widths == self.widths[0]).all():
             shape = len(self.index), rows.shape[1], columns.shape[1], self.channels
             changed: Levels = self.scratch.take(shape, np.uint8)
@@ -101,7 +101,7 @@ class HostImages(Images):
 
     def warp(self, matrices: NDArray[np.float64], filter: str, fill: Fill | None, rules: Rules) -> None:
         bilinear = filter == "bilinear"
-        values = np.array(() if fill is None else self._channels(fill))
+        values = np.array(() if fill is None else fill.over(self.channels))
         for pixels, where, rows in self._changing():
             if rules == "pillow":
                 warp_as_pillow(pixels, where, matrices[rows], bilinear, values.clip(0, 255).astype(np.uint8))
@@ -182,9 +182,6 @@ class HostImages(Images):
         self.levels, self.mine, self.index = levels, True, np.arange(len(levels))
         self.rows = self.columns = None
         self.fills.clear()
-
-    def _channels(self, fill: Fill) -> tuple[float, ...]:
-        return fill.values * self.channels if len(fill.values) == 1 else fill.values
 
 
 def sizes(levels: Levels, batch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

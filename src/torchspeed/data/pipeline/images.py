@@ -32,6 +32,10 @@ class Fill:
     values: tuple[float, ...]
     stage: int = 0
 
+    def over(self, channels: int) -> tuple[float, ...]:
+        """A value for each of ``channels``."""
+        return self.values * channels if len(self.values) == 1 else self.values
+
 
 BLACK = Fill((0.0,))
 Rules = Literal["pillow", "tensor", "tensor v2"]

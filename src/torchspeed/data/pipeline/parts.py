@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from typing import Any, final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from torchspeed.data.batched import joined
+from torchspeed.data.batched import batch_of_several
 from torchspeed.data.pipeline.compiled import Compiled
 from torchspeed.data.pipeline.settings import Row
 from torchspeed.data.random import Keys
@@ -24,14 +23,7 @@ class Parts(Compiled):
 
     def batch(self, indices: NDArray[np.int64], keys: Keys) -> Any:
         self.prepare()
-        owner = self.part[indices]
-        places = [np.flatnonzero(owner == number) for number in range(len(self.parts))]
-        batches = [
-            part.batch(self.place[indices[place]], keys[place])
-            for number, (part, place) in enumerate(zip(self.parts, places, strict=True))
-            if len(place)
-        ]
-        return joined(batches, torch.from_numpy(np.argsort(np.concatenate(places))))
+        return batch_of_several(self.parts, self.part[indices], self.place[indices], keys)
 
     def _build(self) -> None:
         for part in self.parts:

@@ -73,7 +73,7 @@ class Program:
         return self._final[fill]
 
     def _finally(self, fill: Fill) -> Tensor:
-        values = fill.values * self.channels if len(fill.values) == 1 else fill.values
+        values = fill.over(self.channels)
         if self._input_dtypes[fill.stage] == torch.uint8:  # a level still, as no step before changes those
             return self.table[torch.arange(self.channels), torch.tensor(values).to(torch.int64)]
         image: Any = torch.tensor(values).to(self._input_dtypes[fill.stage]).reshape(self.channels, 1, 1)
