@@ -35,6 +35,24 @@ class Guarantee(Enum):
     GOAL = "another training run, same goal"
 
 
+class Bound(Enum):
+    """What a training waits for most: the verdict of ``explain``, and what a lever can move."""
+
+    DATA = "data"
+    TRANSFER = "transfer"
+    COMPUTE = "compute"
+    MEMORY = "memory"
+    OVERHEAD = "overhead"
+    COMMUNICATION = "communication"
+
+
+class Phase(Enum):
+    """When a lever's gain shows: in the steps of the training, or in its evaluations."""
+
+    STEP = "step"
+    EVALUATION = "evaluation"
+
+
 class Lever(ABC):
     """Subclass, declare the class variables, implement the three methods, add one line to the registry."""
 
@@ -42,7 +60,9 @@ class Lever(ABC):
     pillar: ClassVar[str]
     stage: ClassVar[Stage]
     guarantee: ClassVar[Guarantee]
+    moves: ClassVar[frozenset[Bound]]
     conflicts: ClassVar[frozenset[str]] = frozenset()
+    phase: ClassVar[Phase] = Phase.STEP
 
     @property
     def fingerprint(self) -> str:
@@ -69,7 +89,10 @@ class Lever(ABC):
 
 
 class ProcessLever(Lever):
-    """A lever that acts on a process before PyTorch is loaded: threads, allocator, huge pages."""
+    """A lever that acts on a process before PyTorch is loaded: threads, allocator, huge pages.
+
+    ``apply`` raises NotApplicable where this process was not started with the variables and cannot have them any more.
+    """
 
     stage = Stage.PROCESS
 
@@ -78,4 +101,4 @@ class ProcessLever(Lever):
         """Variables of the environment that the process must be started with."""
 
 
-__all__ = ["AS_WRITTEN", "Guarantee", "Lever", "Option", "ProcessLever", "Stage"]
+__all__ = ["AS_WRITTEN", "Bound", "Guarantee", "Lever", "Option", "Phase", "ProcessLever", "Stage"]

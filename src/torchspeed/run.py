@@ -15,6 +15,8 @@ from torch.optim import Optimizer
 from torchspeed.job import Batch, Every
 
 ContextFactory = Callable[[], AbstractContextManager[Any]]
+Step = Callable[[Batch], Tensor]
+Mark = Callable[[str], None]
 
 
 class Loader(Protocol):
@@ -46,8 +48,12 @@ class Run:
 
     compute_loss: ``(model, batch) -> scalar`` (mean over the batch).
     step_context: what forward and loss run in (autocast, for instance); levers add to it.
-    applied, skipped: a sentence for each lever of the plan.
+    step_wrappers: each takes the whole step, ``batch -> loss``, and gives another in its place; levers add to them.
+    evaluation_wrappers: each takes the model, in evaluation mode, and gives what is evaluated in its place.
     micro_batches: pieces that a batch is cut into; their gradients add up to the gradient of the batch.
+    holds_loop: False inside a loop of the user's own, where ``compute_loss``, ``micro_batches``, ``scaler``,
+        ``step_contexts`` and the wrappers reach nothing but the forward pass of the model.
+    applied, skipped: a sentence for each lever of the plan.
     """
 
     device: torch.device
@@ -62,6 +68,9 @@ class Run:
     micro_batches: int = 1
     scaler: torch.amp.GradScaler | None = None
     step_contexts: list[ContextFactory] = field(default_factory=list)
+    step_wrappers: list[Callable[[Step], Step]] = field(default_factory=list)
+    evaluation_wrappers: list[Callable[[nn.Module], nn.Module]] = field(default_factory=list)
+    holds_loop: bool = True
     applied: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 

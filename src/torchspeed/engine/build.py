@@ -11,9 +11,10 @@ from torch.utils.data import Dataset
 
 from torchspeed.data.loader import OrderedLoader
 from torchspeed.data.source import as_dataset
+from torchspeed.engine.apply import apply_plan
 from torchspeed.engine.locate import raised_at
 from torchspeed.engine.resolve import resolve
-from torchspeed.errors import JobError, NotApplicable, TorchspeedError
+from torchspeed.errors import JobError, TorchspeedError
 from torchspeed.facts import Facts, observe
 from torchspeed.job import Job
 from torchspeed.machine import Machine
@@ -29,13 +30,7 @@ def build(job: Job, plan: Plan, machine: Machine) -> Run:
     resolve(plan, Facts(), machine)  # a wrong name is said before data are read
     run = _as_written(job, torch.device(machine.device))
     facts = observe(run, job.batch_size, job.loss)
-    for lever, option in resolve(plan, facts, machine):
-        try:
-            lever.check(facts, machine, option)
-            lever.apply(run, option)
-            run.applied.append(f"{lever.name}={option}")
-        except NotApplicable as reason:
-            run.skipped.append(f"{lever.name}={option} is skipped: {reason}")
+    apply_plan(run, plan, facts, machine)
     if job.schedule is not None:  # after the levers: one of them may replace the optimizer
         run.schedule = _call("schedule", job.schedule, run.optimizer)
     return run

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchspeed.batch import batch_length
 from torchspeed.data.fetch import generators_kept
@@ -41,12 +41,15 @@ def evaluate(
     totals = torch.zeros(4, dtype=torch.float64, device=None if run.device.type == "mps" else run.device)
     samples = 0
     with evaluating(run):
+        model = run.model
+        for wrap in run.evaluation_wrappers:
+            model = wrap(model)
         for batch in run.valid.epoch(0):
             if stop():
                 return None
             samples += batch_length(batch)
             try:
-                totals += sums(run, job, to_device(batch, run.device)).to(totals)
+                totals += sums(run, job, model, to_device(batch, run.device)).to(totals)
             except Exception as error:
                 raise describe(batch, error) from error
     metric, metric_count, loss, loss_count = totals.tolist()
@@ -83,16 +86,16 @@ def device_generator_kept(device: torch.device) -> AbstractContextManager[None]:
     return torch.random.fork_rng([device.index or 0], device_type=device.type)
 
 
-def sums(run: Run, job: Job, batch: Any) -> Tensor:
-    """[metric sum, metric count, loss sum, loss count] of one batch."""
+def sums(run: Run, job: Job, model: nn.Module, batch: Any) -> Tensor:
+    """[metric sum, metric count, loss sum, loss count] of ``model`` on one batch."""
     output = None
     with run.step_context():
         if job.loss is None:
-            loss = run.compute_loss(run.model, batch)
+            loss = run.compute_loss(model, batch)
             target = batch
         else:
             inputs, target = batch
-            output = run.model(inputs)
+            output = model(inputs)
             loss = job.loss(output, target)
     loss = _precise(loss)
     counted = _counted(job, target, batch, loss)
@@ -104,7 +107,7 @@ def sums(run: Run, job: Job, batch: Any) -> Tensor:
         values = correct(output, target, _ignored(job))
     else:
         assert callable(job.metric)
-        values = job.metric(run.model, batch) if output is None else job.metric(output, target)
+        values = job.metric(model, batch) if output is None else job.metric(output, target)
     if not isinstance(values, Tensor) or values.ndim == 0:
         raise JobError(f"the metric {job.metric_name!r} must return one value per sample; found {_shape(values)}")
     return torch.stack([_precise(values).sum(), torch.full_like(counted, values.numel()), summed, counted])

@@ -47,7 +47,7 @@ def preflight(run: Run, job: Job) -> None:
         run.model.eval()
         try:
             batch = run.valid.batch(0, 0)
-            sums(run, job, to_device(batch, run.device))
+            sums(run, job, run.model, to_device(batch, run.device))
         except Exception as error:
             raise explain(run, job, batch, error, None) from error
         finally:

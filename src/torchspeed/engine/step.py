@@ -1,6 +1,7 @@
-"""One optimizer step, from a batch on the host to updated weights. Nothing in it waits for a device."""
+"""One optimizer step, from a batch on the host to updated weights. Nothing in it waits for a device.
 
-from collections.abc import Callable
+Each part of it ends with a mark, so that whoever measures sees the very step that is trained with.
+"""
 
 import torch
 from torch import Tensor
@@ -8,11 +9,20 @@ from torch import Tensor
 from torchspeed.batch import map_tensors
 from torchspeed.job import Batch
 from torchspeed.parallel.micro_batches import split
-from torchspeed.run import Run
+from torchspeed.run import Mark, Run, Step
+
+TRANSFER, FORWARD, BACKWARD, OPTIMIZER = "transfer", "forward", "backward", "optimizer"
 
 
-def make_step(run: Run) -> Callable[[Batch], Tensor]:
-    """``batch -> loss``: forward, backward, clip, update. The loss stays on its device, detached."""
+def _unmarked(part: str) -> None:
+    """Nobody measures."""
+
+
+def make_step(run: Run, mark: Mark = _unmarked) -> Step:
+    """``batch -> loss``: forward, backward, clip, update. The loss stays on its device, detached.
+
+    ``mark`` is called at the end of each part, with its name.
+    """
     optimizer, model = run.optimizer, run.model
     clipped = list(model.parameters()) if run.clip_grad_norm is not None else []
     plain = run.scaler is None and run.micro_batches == 1 and not run.step_contexts
@@ -22,15 +32,21 @@ def make_step(run: Run) -> Callable[[Batch], Tensor]:
             loss = run.compute_loss(model, batch)
         if weight != 1.0:
             loss = loss * weight
+        mark(FORWARD)
         (loss if run.scaler is None else run.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
+        mark(BACKWARD)
         return loss.detach()
 
     def step(batch: Batch) -> Tensor:
         batch = to_device(batch, run.device)
+        mark(TRANSFER)
         optimizer.zero_grad()
+        mark(OPTIMIZER)
         if plain:
             loss = run.compute_loss(model, batch)
+            mark(FORWARD)
             loss.backward()  # type: ignore[no-untyped-call]
+            mark(BACKWARD)
             loss = loss.detach()
         else:
             pieces = [forward_backward(piece, weight) for piece, weight in split(batch, run.micro_batches)]
@@ -44,9 +60,13 @@ def make_step(run: Run) -> Callable[[Batch], Tensor]:
         else:
             run.scaler.step(optimizer)
             run.scaler.update()
+        mark(OPTIMIZER)
         return loss
 
-    return step
+    whole: Step = step
+    for wrap in run.step_wrappers:
+        whole = wrap(whole)
+    return whole
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -14,7 +14,7 @@ from typing import Any, final
 
 from torchspeed.data.pipeline.compile import compile_loader
 from torchspeed.facts import Facts
-from torchspeed.lever import AS_WRITTEN, Guarantee, Lever, Option, Stage
+from torchspeed.lever import AS_WRITTEN, Bound, Guarantee, Lever, Option, Stage
 from torchspeed.machine import Machine
 from torchspeed.run import Loader, Run
 
@@ -30,6 +30,7 @@ class Decode(Lever):
     pillar = "data"
     stage = Stage.DATA
     guarantee = Guarantee.CLOSE
+    moves = frozenset({Bound.DATA})
     conflicts = frozenset({"placement"})
 
     def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:

@@ -15,7 +15,7 @@ from typing import final
 
 from torchspeed.errors import NotApplicable
 from torchspeed.facts import Facts
-from torchspeed.lever import AS_WRITTEN, Guarantee, Lever, Option, Stage
+from torchspeed.lever import AS_WRITTEN, Bound, Guarantee, Lever, Option, Stage
 from torchspeed.machine import Machine
 from torchspeed.run import Loader, Run
 
@@ -33,6 +33,7 @@ class LoaderWorkers(Lever):
     pillar = "data"
     stage = Stage.DATA
     guarantee = Guarantee.EXACT
+    moves = frozenset({Bound.DATA})
 
     def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:
         return (AS_WRITTEN, *COUNTS)

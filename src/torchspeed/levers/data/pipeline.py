@@ -18,7 +18,7 @@ import torch
 from torchspeed.data.pipeline.compile import compile_loader
 from torchspeed.errors import NotApplicable
 from torchspeed.facts import Facts
-from torchspeed.lever import AS_WRITTEN, Guarantee, Lever, Option, Stage
+from torchspeed.lever import AS_WRITTEN, Bound, Guarantee, Lever, Option, Stage
 from torchspeed.machine import Machine
 from torchspeed.run import Loader, Run
 
@@ -34,6 +34,7 @@ class Pipeline(Lever):
     pillar = "data"
     stage = Stage.DATA
     guarantee = Guarantee.EXACT
+    moves = frozenset({Bound.DATA})
 
     def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:
         return (AS_WRITTEN, "compiled")

@@ -17,7 +17,7 @@ from torchspeed.data.pipeline.compile import compile_loader
 from torchspeed.data.pipeline.settings import PLACEMENTS
 from torchspeed.errors import NotApplicable
 from torchspeed.facts import Facts
-from torchspeed.lever import AS_WRITTEN, Guarantee, Lever, Option, Stage
+from torchspeed.lever import AS_WRITTEN, Bound, Guarantee, Lever, Option, Stage
 from torchspeed.machine import Machine, cache_folder
 from torchspeed.run import Loader, Run
 
@@ -33,6 +33,7 @@ class Placement(Lever):
     pillar = "data"
     stage = Stage.DATA
     guarantee = Guarantee.EXACT
+    moves = frozenset({Bound.DATA, Bound.TRANSFER})
 
     def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:
         return (AS_WRITTEN, *(placement for placement in PLACEMENTS if placement != "auto"))

@@ -12,7 +12,7 @@ Source: https://docs.pytorch.org/docs/stable/data.html, ``prefetch_factor``.
 from typing import final
 
 from torchspeed.facts import Facts
-from torchspeed.lever import AS_WRITTEN, Guarantee, Lever, Option, Stage
+from torchspeed.lever import AS_WRITTEN, Bound, Guarantee, Lever, Option, Stage
 from torchspeed.machine import Machine
 from torchspeed.run import Loader, Run
 
@@ -30,6 +30,7 @@ class Prefetch(Lever):
     pillar = "data"
     stage = Stage.DATA
     guarantee = Guarantee.EXACT
+    moves = frozenset({Bound.DATA})
 
     def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:
         return (AS_WRITTEN, *DEPTHS)

@@ -15,7 +15,7 @@ import torch
 
 from torchspeed.errors import NotApplicable
 from torchspeed.facts import Facts
-from torchspeed.lever import AS_WRITTEN, Guarantee, Lever, Option, Stage
+from torchspeed.lever import AS_WRITTEN, Bound, Guarantee, Lever, Option, Stage
 from torchspeed.machine import Machine
 from torchspeed.run import ContextFactory, Run
 
@@ -40,6 +40,7 @@ class Precision(Lever):
     pillar = "hardware"
     stage = Stage.STEP
     guarantee = Guarantee.CLOSE
+    moves = frozenset({Bound.COMPUTE, Bound.MEMORY})
 
     def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:
         return (AS_WRITTEN, "tf32", "bf16", "fp16")

@@ -14,7 +14,7 @@ import torch
 
 from torchspeed.errors import NotApplicable
 from torchspeed.facts import Facts
-from torchspeed.lever import AS_WRITTEN, Guarantee, Option, ProcessLever
+from torchspeed.lever import AS_WRITTEN, Bound, Guarantee, Option, ProcessLever
 from torchspeed.machine import Machine
 from torchspeed.run import Run
 
@@ -31,6 +31,7 @@ class Threads(ProcessLever):
     name = "threads"
     pillar = "hardware"
     guarantee = Guarantee.CLOSE
+    moves = frozenset({Bound.COMPUTE, Bound.OVERHEAD})
 
     def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:
         return (AS_WRITTEN, *sorted({*COUNTS, machine.cores}))

@@ -15,7 +15,7 @@ from typing import final
 
 from torchspeed.errors import NotApplicable
 from torchspeed.facts import Facts
-from torchspeed.lever import AS_WRITTEN, Guarantee, Option, ProcessLever
+from torchspeed.lever import AS_WRITTEN, Bound, Guarantee, Option, ProcessLever
 from torchspeed.machine import Machine, environment
 from torchspeed.run import Run
 
@@ -30,6 +30,7 @@ class WaitPolicy(ProcessLever):
     name = "wait_policy"
     pillar = "hardware"
     guarantee = Guarantee.EXACT
+    moves = frozenset({Bound.OVERHEAD})
 
     def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:
         return (AS_WRITTEN, "passive", "active")

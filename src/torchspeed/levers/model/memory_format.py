@@ -15,7 +15,7 @@ from torch import nn
 
 from torchspeed.errors import NotApplicable
 from torchspeed.facts import Facts
-from torchspeed.lever import AS_WRITTEN, Guarantee, Lever, Option, Stage
+from torchspeed.lever import AS_WRITTEN, Bound, Guarantee, Lever, Option, Stage
 from torchspeed.machine import Machine
 from torchspeed.run import Run
 
@@ -35,6 +35,7 @@ class MemoryFormat(Lever):
     pillar = "model"
     stage = Stage.MODEL
     guarantee = Guarantee.CLOSE
+    moves = frozenset({Bound.COMPUTE, Bound.MEMORY})
 
     def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:
         return (AS_WRITTEN, "channels_last")

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from torchspeed.errors import NotApplicable
 from torchspeed.facts import Facts
-from torchspeed.lever import AS_WRITTEN, Guarantee, Lever, Option, Stage
+from torchspeed.lever import AS_WRITTEN, Bound, Guarantee, Lever, Option, Stage
 from torchspeed.machine import Machine
 from torchspeed.run import Run
 
@@ -40,6 +40,7 @@ class OptimizerImpl(Lever):
     pillar = "optim"
     stage = Stage.OPTIMIZER
     guarantee = Guarantee.CLOSE
+    moves = frozenset({Bound.MEMORY, Bound.OVERHEAD})
 
     def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:
         return (AS_WRITTEN, *_FLAGS)

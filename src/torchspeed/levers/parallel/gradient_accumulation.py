@@ -13,7 +13,7 @@ from typing import final
 
 from torchspeed.errors import NotApplicable
 from torchspeed.facts import Facts
-from torchspeed.lever import AS_WRITTEN, Guarantee, Lever, Option, Stage
+from torchspeed.lever import AS_WRITTEN, Bound, Guarantee, Lever, Option, Stage
 from torchspeed.machine import Machine
 from torchspeed.run import Run
 
@@ -31,6 +31,7 @@ class GradientAccumulation(Lever):
     pillar = "parallel"
     stage = Stage.STEP
     guarantee = Guarantee.CLOSE
+    moves = frozenset({Bound.MEMORY})
 
     def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:
         return (AS_WRITTEN, *PIECES)
