@@ -17,7 +17,7 @@ LAYERS = [
     ["engine"],
     ["measure"],
     ["attach"],
-    ["tune", "search"],
+    ["tuning", "search"],
     ["report"],
     ["recipes"],
     ["load"],

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from torchspeed.models import summary
     from torchspeed.plan import Plan
     from torchspeed.run import Run
+    from torchspeed.tuning.result import Tuning
+    from torchspeed.tuning.tune import tune
 
 _HOMES = {
     "DataLoader": "data.dataloader",
@@ -41,6 +43,7 @@ _HOMES = {
     "Run": "run",
     "RunDirectory": "engine.rundir",
     "Stage": "lever",
+    "Tuning": "tuning.result",
     "build": "engine.build",
     "explain": "measure.explain",
     "hugging_face": "data.sources.image_columns",
@@ -49,6 +52,7 @@ _HOMES = {
     "process_environment": "engine.resolve",
     "summary": "models",
     "train": "engine.train",
+    "tune": "tuning.tune",
 }
 
 _MODULES = ("errors", "models", "optim")
@@ -69,6 +73,7 @@ __all__ = [
     "Run",
     "RunDirectory",
     "Stage",
+    "Tuning",
     "build",
     "explain",
     "hugging_face",
@@ -77,6 +82,7 @@ __all__ = [
     "process_environment",
     "summary",
     "train",
+    "tune",
 ]
 
 

@@ -4,7 +4,9 @@ PyTorch is not imported before a command needs it (``torchspeed`` loads its name
 and levers that act on a process before PyTorch is loaded can still act on this one.
 """
 
+import functools
 import io
+import json
 import os
 import sys
 from importlib.metadata import version
@@ -14,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 import torchspeed
-from torchspeed.errors import PlanError, TorchspeedError
+from torchspeed.errors import PlanError, StorageError, TorchspeedError
 
 app = typer.Typer(
     name="torchspeed",
@@ -46,11 +48,43 @@ def explain(
     set_: Annotated[list[str] | None, typer.Option("--set", help="lever=option, over the plan. Repeatable.")] = None,
     as_written: Annotated[bool, typer.Option("--as-written", help="No plan, even if one is beside the job.")] = False,
     device: Annotated[str | None, typer.Option(help="cuda, mps or cpu. Default: the first that is there.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps to time. Default: some seconds of them.")] = None,
+    trace: Annotated[Path | None, typer.Option(help="Also write a trace of some steps, for Perfetto.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
 ) -> None:
-    """Show what is done with the data of JOB, where, and why."""
-    chosen, _ = _plan(job, plan, set_ or [], as_written)
+    """Say where the time of a step of JOB goes, what the limit is, and what to try first."""
+    chosen, notes = _plan(job, plan, set_ or [], as_written)
+    _ensure_process(chosen, device)
     reference = {"job": _absolute(job), "data": data and os.path.abspath(data)}
-    typer.echo(str(torchspeed.explain(_load(reference), chosen, device=device)))
+    found = torchspeed.explain(_load(reference), chosen, device=device, steps=steps, trace=trace, progress=not json_)
+    typer.echo(json.dumps(found.as_dict(), allow_nan=False) if json_ else "\n".join([*notes, str(found)]))
+
+
+@app.command()
+def tune(
+    job: Annotated[str, typer.Argument(metavar="JOB", help="job.py, job.py:name, package.module:name, or a recipe.")],
+    data: Annotated[str | None, typer.Option(help="Folder or file that the job reads its data from.")] = None,
+    budget: Annotated[str, typer.Option(help="Wall-clock time to spend: 90s, 5m, 1h.")] = "5m",
+    out: Annotated[Path | None, typer.Option(help="Write the plan here (TOML), its evidence in comments.")] = None,
+    lever: Annotated[list[str] | None, typer.Option(help="Try this one only. Repeatable. Default: all.")] = None,
+    memory: Annotated[str | None, typer.Option(help="The most that a plan may use, such as 8GiB.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the training data.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples per optimizer step.")] = None,
+    device: Annotated[str | None, typer.Option(help="cuda, mps or cpu. Default: the first that is there.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what was tuned before.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")] = False,
+) -> None:
+    """Find the plan that is fastest for JOB on this machine and still right, with a proof for each lever."""
+    if out is not None and not out.absolute().parent.is_dir():
+        raise PlanError(f"--out {out}: there is no folder {out.absolute().parent}; make it first")
+    path = data and os.path.abspath(data)
+    reference: dict[str, Any] = {"job": _absolute(job), "data": path, "epochs": epochs, "batch_size": batch_size}
+    tuning = _tune(reference, budget, device=device, levers=lever, memory=memory, fresh=fresh)
+    if out is not None:
+        _write(out, tuning.to_toml())
+    typer.echo(json.dumps(tuning.as_dict(), indent=2) if json_ else str(tuning))
+    if out is not None and not json_:
+        typer.echo(f"written: {out}; torchspeed train {job} --plan {out}")
 
 
 @app.command()
@@ -65,6 +99,9 @@ def train(
     data: Annotated[str | None, typer.Option(help="Folder or file that the job reads its data from.")] = None,
     plan: Annotated[Path | None, typer.Option(help="A plan (TOML). Default: JOB.plan.toml beside the job.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="lever=option, over the plan. Repeatable.")] = None,
+    tune: Annotated[
+        str | None, typer.Option(metavar="BUDGET", help="Tune first, for 90s, 5m, 1h, and use that.")
+    ] = None,
     as_written: Annotated[bool, typer.Option("--as-written", help="No plan, even if one is beside the job.")] = False,
     run_dir: Annotated[Path | None, typer.Option(help="Where the run is kept. Default: runs/NAME-DATE-TIME.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the training data.")] = None,
@@ -86,7 +123,15 @@ def train(
         "stop_at_goal": stop_at_goal or None,
     }
     if resume is not None:
-        given = {"JOB": job, "--plan": plan, "--set": set_, "--run-dir": run_dir, "--as-written": as_written, **asked}
+        given = {
+            "JOB": job,
+            "--plan": plan,
+            "--set": set_,
+            "--run-dir": run_dir,
+            "--as-written": as_written,
+            "--tune": tune,
+        }
+        given |= asked
         extra = [name for name, value in given.items() if value is not None and value is not False]
         if extra:
             raise PlanError(f"--resume goes on with the run as it was; leave out {', '.join(extra)}")
@@ -108,9 +153,14 @@ def train(
         return
     if job is None:
         raise PlanError("train needs a JOB (or --resume RUN); see torchspeed train --help")
-    chosen, notes = _plan(job, plan, set_ or [], as_written)
-    _ensure_process(chosen, device)
     reference = {"job": _absolute(job), **asked}
+    if tune is None:
+        chosen, notes = _plan(job, plan, set_ or [], as_written)
+        _ensure_process(chosen, device)
+    else:
+        if plan is not None or set_ or as_written:
+            raise PlanError("--tune finds the plan itself; leave out --plan, --set and --as-written")
+        chosen, notes = _tuned(reference, tune, device, quiet), ["tuned before this run"]
     torchspeed.train(
         _load(reference),
         chosen,
@@ -122,6 +172,35 @@ def train(
         reference=reference,
         notes=notes,
     )
+
+
+def _tune(reference: dict[str, Any], budget: str, **options: Any) -> Any:
+    """Tune a job by its name: each trial loads it anew, as ``train`` would."""
+    source = functools.partial(_load, reference)
+    return torchspeed.tune(
+        _load(reference), budget=budget, source=source, say=lambda line: typer.echo(line, err=True), **options
+    )
+
+
+def _tuned(reference: dict[str, Any], budget: str, device: str | None, quiet: bool) -> Any:
+    """The plan that tuning finds; this process starts over with that plan if it needs other variables."""
+    tuning = _tune(reference, budget, device=device)
+    if not quiet:
+        typer.echo(str(tuning))
+    arguments = [text for text in sys.argv[1:] if not text.startswith("--tune=")]
+    if "--tune" in arguments:
+        place = arguments.index("--tune")
+        del arguments[place : place + 2]
+    settings = [text for name, option in tuning.plan.options for text in ("--set", f"{name}={json.dumps(option)}")]
+    _ensure_process(tuning.plan, device, [*arguments, "--as-written", *settings])
+    return tuning.plan
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def main() -> None:
@@ -161,9 +240,12 @@ def _absolute(job: str) -> str:
     return os.path.abspath(path) + suffix if path.endswith(".py") else job
 
 
-def _ensure_process(plan: Any, device: str | None) -> None:
-    """Start over with the environment that the plan's PROCESS levers want, unless this process has it."""
+def _ensure_process(plan: Any, device: str | None, arguments: list[str] | None = None) -> None:
+    """Start over with the environment that the plan's PROCESS levers want, unless this process has it.
+
+    arguments: of the command to start, if they are to be others than this one's.
+    """
     wanted = torchspeed.process_environment(plan, torchspeed.Machine.detect(device)) if plan.options else {}
     if any(os.environ.get(name) != value for name, value in wanted.items()):
-        command = [sys.executable, "-m", "torchspeed", *sys.argv[1:]]
+        command = [sys.executable, "-m", "torchspeed", *(sys.argv[1:] if arguments is None else arguments)]
         os.execve(sys.executable, command, {**os.environ, **wanted})

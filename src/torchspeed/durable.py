@@ -8,6 +8,8 @@ Source: Pillai et al., "All File Systems Are Not Created Equal", OSDI 2014.
 """
 
 import os
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -26,3 +28,20 @@ def fsync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def publish(path: Path, content: bytes) -> None:
+    """Put a whole file in the place of ``path``; whoever reads it finds the old or the new one. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)
+        raise
+    fsync_folder(path.parent)

@@ -3,6 +3,7 @@
 import functools
 import os
 import platform
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -105,6 +106,11 @@ def free_memory() -> int:
 def environment(name: str) -> str | None:
     """A variable of the environment, read here so that nothing else does."""
     return os.environ.get(name)
+
+
+def environment_with(variables: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process to be started: this one's, with ``variables`` in it."""
+    return {**os.environ, **variables}
 
 
 def _available(device: str) -> bool:

@@ -74,6 +74,14 @@ class Plan:
             options[name.strip()] = _value(text.strip())
         return Plan.from_mapping(options, "--set")
 
+    def with_option(self, lever: str, option: Option) -> "Plan":
+        """A new plan in which ``lever`` has ``option``."""
+        return Plan.from_mapping({**dict(self.options), lever: option})
+
+    def without(self, lever: str) -> "Plan":
+        """A new plan in which ``lever`` stays as written."""
+        return self.with_option(lever, AS_WRITTEN)
+
     @property
     def fingerprint(self) -> str:
         return fingerprint(self.options)

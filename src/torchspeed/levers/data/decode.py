@@ -31,6 +31,7 @@ class Decode(Lever):
     stage = Stage.DATA
     guarantee = Guarantee.CLOSE
     moves = frozenset({Bound.DATA})
+    usual_gain = 1.3
     conflicts = frozenset({"placement"})
 
     def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:

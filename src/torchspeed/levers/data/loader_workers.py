@@ -34,6 +34,7 @@ class LoaderWorkers(Lever):
     stage = Stage.DATA
     guarantee = Guarantee.EXACT
     moves = frozenset({Bound.DATA})
+    usual_gain = 1.5
 
     def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:
         return (AS_WRITTEN, *COUNTS)

@@ -35,6 +35,7 @@ class Pipeline(Lever):
     stage = Stage.DATA
     guarantee = Guarantee.EXACT
     moves = frozenset({Bound.DATA})
+    usual_gain = 4.0
 
     def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:
         return (AS_WRITTEN, "compiled")

@@ -34,6 +34,7 @@ class Placement(Lever):
     stage = Stage.DATA
     guarantee = Guarantee.EXACT
     moves = frozenset({Bound.DATA, Bound.TRANSFER})
+    usual_gain = 1.6
 
     def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:
         return (AS_WRITTEN, *(placement for placement in PLACEMENTS if placement != "auto"))

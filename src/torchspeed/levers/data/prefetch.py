@@ -31,6 +31,7 @@ class Prefetch(Lever):
     stage = Stage.DATA
     guarantee = Guarantee.EXACT
     moves = frozenset({Bound.DATA})
+    usual_gain = 1.06
 
     def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:
         return (AS_WRITTEN, *DEPTHS)

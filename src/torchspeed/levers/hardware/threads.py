@@ -32,6 +32,7 @@ class Threads(ProcessLever):
     pillar = "hardware"
     guarantee = Guarantee.CLOSE
     moves = frozenset({Bound.COMPUTE, Bound.OVERHEAD})
+    usual_gain = 1.2
 
     def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:
         return (AS_WRITTEN, *sorted({*COUNTS, machine.cores}))

@@ -31,6 +31,7 @@ class WaitPolicy(ProcessLever):
     pillar = "hardware"
     guarantee = Guarantee.EXACT
     moves = frozenset({Bound.OVERHEAD})
+    usual_gain = 1.04
 
     def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:
         return (AS_WRITTEN, "passive", "active")

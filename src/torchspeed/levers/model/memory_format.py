@@ -36,6 +36,7 @@ class MemoryFormat(Lever):
     stage = Stage.MODEL
     guarantee = Guarantee.CLOSE
     moves = frozenset({Bound.COMPUTE, Bound.MEMORY})
+    usual_gain = 1.3
 
     def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:
         return (AS_WRITTEN, "channels_last")

@@ -41,6 +41,7 @@ class OptimizerImpl(Lever):
     stage = Stage.OPTIMIZER
     guarantee = Guarantee.CLOSE
     moves = frozenset({Bound.MEMORY, Bound.OVERHEAD})
+    usual_gain = 1.1
 
     def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:
         return (AS_WRITTEN, *_FLAGS)

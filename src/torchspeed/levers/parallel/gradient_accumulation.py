@@ -32,6 +32,7 @@ class GradientAccumulation(Lever):
     stage = Stage.STEP
     guarantee = Guarantee.CLOSE
     moves = frozenset({Bound.MEMORY})
+    usual_gain = 1.03
 
     def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:
         return (AS_WRITTEN, *PIECES)

@@ -1,0 +1,162 @@
+"""What a run did, kept so that two runs can be held against each other: the stream of batches, losses and gradients
+at equal weights, and how far the first steps moved the weights.
+
+All of it goes through the loader and the very step that are timed, so that nothing can be right here and wrong there.
+Gradients are taken at the weights of the reference, on the first batches of epoch 0, with the generators set alike:
+after some steps two runs that differ by a rounding are far apart, and their gradients no longer say anything.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from torchspeed.batch import batch_length, map_tensors
+from torchspeed.engine.build import seed_everything
+from torchspeed.fingerprint import fingerprint
+from torchspeed.measure.stepper import Stepper
+from torchspeed.run import Loader, Run
+
+BATCHES = 8
+_SEED = 20_000
+
+
+@dataclass(frozen=True)
+class Glimpse:
+    """One batch of the stream. ``changed``: its content was no longer the same after the next one had been loaded."""
+
+    epoch: int
+    number: int
+    samples: int
+    digest: str
+    changed: bool
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Parts of the stream of batches: the beginning, the middle and the very end of epoch 0, the beginning of epoch 1.
+
+    after_the_middle: batches from the middle of epoch 0 to its end, as many as were looked at and then counted by
+    the loader's own iterator only at the end of the epoch.
+    """
+
+    length: int
+    samples: int
+    glimpses: tuple[Glimpse, ...]
+    batches_at_the_end: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> "Stream":
+        return cls(**{**value, "glimpses": tuple(Glimpse(**one) for one in value["glimpses"])})
+
+
+def places(length: int) -> list[tuple[int, int, int]]:
+    """(epoch, first batch, how many) to look at in epochs of ``length`` batches; one of them reads to the end."""
+    end = max(0, length - 3)
+    wanted = [(0, 0, min(4, length)), (0, length // 2, min(2, length - length // 2)), (0, end, length - end)]
+    return [*wanted, (1, 0, min(2, length))]
+
+
+def stream(loader: Loader, length: int, folder: Path) -> Stream:
+    """What ``loader`` gives at the places of an epoch of ``length`` batches; the first two batches go to ``folder``."""
+    glimpses, at_the_end = [], 0
+    for epoch, first, count in places(length):
+        read_to_the_end = epoch == 0 and first + count == length and first >= length - 3
+        batches = iter(loader.epoch(epoch, first)) if first < len(loader) else iter(())
+        found: list[Any] = []
+        for number, batch in enumerate(batches):
+            if number == 0 and epoch == 0 and first == 0:
+                save_file(_tensors(batch), folder / "batch.safetensors")
+            found.append((batch, fingerprint(batch)))
+            if len(found) == (count + 8 if read_to_the_end else count):  # more than there should be is seen as well
+                break
+        if read_to_the_end:
+            at_the_end = len(found)
+        for number, (batch, digest) in enumerate(found[:count]):
+            changed = fingerprint(batch) != digest
+            glimpses.append(Glimpse(epoch, first + number, batch_length(batch), digest, changed))
+        del batches
+    return Stream(len(loader), loader.samples, tuple(glimpses), at_the_end)
+
+
+def gradients(stepper: Stepper, weights: Path, folder: Path, *, seed: int = 0) -> list[float]:
+    """Losses of the first batches at ``weights``; the gradients that the step left go to ``folder/gradient-K``.
+
+    A parameter that got no gradient is not in the file. ``seed`` is that of the generators, for dropout and its like.
+    """
+    run = stepper.run
+    start = load_file(weights, device=str(run.device))
+    losses = []
+    batches = iter(run.loader.epoch(0))
+    with dropout_off(run.model):
+        for number in range(min(BATCHES, len(run.loader))):
+            put(run.model, start)
+            run.optimizer.zero_grad()
+            batch = next(batches)
+            seed_everything(_SEED + 100 * seed + number)
+            losses.append(float(stepper.take(batch)))
+            save_file(_gradients(run.model), folder / f"gradient-{number}.safetensors")
+    put(run.model, start)
+    return losses
+
+
+def save_weights(run: Run, path: Path) -> None:
+    """Parameters and buffers by their names, the same tensor under one name only."""
+    save_file(_weights(run.model), path)
+
+
+def put(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Copy ``weights`` in place into the parameters and buffers of those names."""
+    with torch.no_grad():
+        for name, tensor in _named(model):
+            if name in weights and weights[name].shape == tensor.shape:
+                tensor.copy_(weights[name])
+
+
+@contextmanager
+def dropout_off(model: nn.Module) -> Iterator[None]:
+    """Layers of dropout let everything through, so that what they draw does not hide what else differs."""
+    layers = [m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.training and m.p > 0]
+    for layer in layers:
+        layer.training = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = True
+
+
+def _named(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: _plain(tensor) for name, tensor in _named(model) if tensor.layout == torch.strided}
+
+
+def _gradients(model: nn.Module) -> dict[str, Tensor]:
+    found = {}
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            dense = parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
+            found[name] = _plain(dense)
+    return found
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous().clone()
+
+
+def _tensors(batch: Any) -> dict[str, Tensor]:
+    found: list[Tensor] = []
+    map_tensors(batch, found.append)
+    return {str(number): _plain(tensor) for number, tensor in enumerate(found)}

@@ -1,0 +1,202 @@
+"""Whether what one run did agrees with what another did: bit for bit, or up to rounding.
+
+Rounding has a size. In bf16 (8 bits of mantissa) gradients of the recipes' models at equal weights differ from those in
+fp32 by 0.3 to 3 % of their norm; rounding to 2 bits makes it 10 % and more. The bound lies between. Losses of the
+same batches at the same weights differ by far less, since their errors average out.
+
+Bit for bit is asked of EXACT levers where the reference is bit for bit the same with itself; where it is not (atomic
+sums on a GPU), nothing can be, and the reference's own spread is the tolerance.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from torchspeed.measure.evidence import Stream
+
+GRADIENT = 0.06
+LAYER = 0.5
+NEGLIGIBLE = 1e-3
+LOSS = 0.02
+BATCH = 0.1
+DISPLACEMENT = (0.7, 1.4)
+CURVE = 0.01
+
+
+@dataclass(frozen=True)
+class Proof:
+    """``holds``, and the sentence why or why not."""
+
+    holds: bool
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """How far gradients are from the reference's: ``error`` is the norm of the difference ÷ the norm, of all batches
+    together; ``worst``: the largest of single batches. ``problem``: what cannot be a rounding."""
+
+    error: float
+    worst: float
+    cosine: float
+    equal: bool
+    problem: str = ""
+
+
+def streams(reference: Stream, candidate: Stream) -> str:
+    """What is wrong with the candidate's stream of batches; "" if its batches are the reference's, bit for bit."""
+    wrong = order(reference, candidate)
+    if wrong:
+        return wrong
+    for ours, theirs in zip(reference.glimpses, candidate.glimpses, strict=True):
+        if ours.digest != theirs.digest:
+            return f"batch {ours.number} of epoch {ours.epoch} is another one"
+    return ""
+
+
+def order(reference: Stream, candidate: Stream) -> str:
+    """What is wrong with number and sizes of the candidate's batches, or with when they change."""
+    if (candidate.length, candidate.samples) != (reference.length, reference.samples):
+        return (
+            f"an epoch has {candidate.length} batches of {candidate.samples} samples instead of {reference.length} "
+            f"of {reference.samples}"
+        )
+    if candidate.batches_at_the_end != reference.batches_at_the_end:
+        return (
+            f"the end of the epoch has {candidate.batches_at_the_end} batches, as written it has "
+            f"{reference.batches_at_the_end}"
+        )
+    if len(candidate.glimpses) != len(reference.glimpses):
+        return f"{len(candidate.glimpses)} batches came where as written {len(reference.glimpses)} came"
+    for ours, theirs in zip(reference.glimpses, candidate.glimpses, strict=True):
+        place = f"batch {theirs.number} of epoch {theirs.epoch}"
+        if theirs.samples != ours.samples:
+            return f"{place} has {theirs.samples} samples instead of {ours.samples}"
+        if theirs.changed:
+            return f"{place} was overwritten while it was in use"
+    return ""
+
+
+def batches(reference: Path, candidate: Path) -> str:
+    """What is wrong with the candidate's first batch, close in floating point and equal in integers; "" if nothing."""
+    ours, theirs = load_file(reference), load_file(candidate)
+    if ours.keys() != theirs.keys():
+        return f"a batch has {len(theirs)} tensors instead of {len(ours)}"
+    for name, tensor in ours.items():
+        other = theirs[name]
+        if other.shape != tensor.shape:
+            return f"tensor {name} of a batch is {tuple(other.shape)} instead of {tuple(tensor.shape)}"
+        if not tensor.is_floating_point():
+            if not torch.equal(other, tensor):
+                return f"the integers of tensor {name} of a batch differ"
+            continue
+        spread = tensor.double().std().item() or 1.0
+        error = (other.double() - tensor.double()).square().mean().sqrt().item()
+        if not error <= BATCH * spread:
+            return f"tensor {name} of a batch is off by {error / spread:.0%} of its spread"
+    return ""
+
+
+def gradients(reference: Path, candidate: Path, count: int, *, average: bool = False) -> Gradients:
+    """Compare the gradients of ``count`` batches in two folders.
+
+    average: compare their means, for steps that draw at random whatever is done.
+    """
+    total = [0.0, 0.0, 0.0]  # |difference|², |reference|², |candidate|²
+    worst, equal, dot = 0.0, True, 0.0
+    sums: list[dict[str, Tensor]] = [{}, {}]
+    for number in range(count):
+        ours, theirs = (load_file(folder / f"gradient-{number}.safetensors") for folder in (reference, candidate))
+        norm = math.sqrt(sum(_square(tensor) for tensor in ours.values()))
+        lost = [name for name in ours.keys() - theirs.keys() if math.sqrt(_square(ours[name])) > NEGLIGIBLE * norm]
+        if lost:
+            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+            return Gradients(1, 1, 0, False, f"no gradient for {sorted(lost)[0]}{more} in step {number + 1}")
+        new = sorted(theirs.keys() - ours.keys())
+        if new:
+            return Gradients(1, 1, 0, False, f"{new[0]} has a gradient and as written has none")
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in theirs.values()):
+            return Gradients(1, 1, 0, False, f"gradients are not finite in step {number + 1}")
+        equal &= ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+        if average:
+            for into, tensors in zip(sums, (ours, theirs), strict=True):
+                for name, tensor in tensors.items():
+                    into[name] = into[name] + tensor.float() if name in into else tensor.float()
+            continue
+        for name in ours.keys() & theirs.keys():
+            size, off = math.sqrt(_square(ours[name])), _distance(ours[name], theirs[name])
+            if size > 0.01 * norm and off > LAYER * size:
+                return Gradients(1, 1, 0, False, f"the gradient of {name} is off by {off / size:.0%} of its norm")
+        parts = _compared(ours, theirs)
+        worst = max(worst, _relative(parts[0], parts[1]))
+        total = [a + b for a, b in zip(total, parts, strict=False)]
+        dot += parts[3]
+    if average:
+        *total, dot = _compared(*sums)
+        worst = _relative(total[0], total[1])
+    cosine = dot / math.sqrt(total[1] * total[2]) if total[1] and total[2] else float(total[1] == total[2])
+    return Gradients(_relative(total[0], total[1]), worst, cosine, equal)
+
+
+def moved(start: Path, reference: Path, candidate: Path) -> str:
+    """What is wrong with how far the first steps moved the candidate's weights from ``start``; "" if nothing."""
+    before, ours, theirs = load_file(start), load_file(reference), load_file(candidate)
+    paths = {name: _distance(before[name], ours[name]) for name in ours if ours[name].is_floating_point()}
+    there = {name: _distance(before[name], theirs[name]) for name in paths if name in theirs}
+    for name in there:
+        if theirs[name].dtype != ours[name].dtype:
+            return f"{name} is kept in {theirs[name].dtype} instead of {ours[name].dtype}".replace("torch.", "")
+    whole = math.sqrt(sum(paths[name] ** 2 for name in there))
+    ratio = math.sqrt(sum(value**2 for value in there.values())) / whole if whole else 1.0
+    if not DISPLACEMENT[0] <= ratio <= DISPLACEMENT[1]:
+        return f"the first steps moved the weights {ratio:.2f} times as far"
+    for name, distance in there.items():
+        if paths[name] > 0.01 * whole and distance < 0.3 * paths[name]:
+            return f"the first steps moved {name} {distance / paths[name]:.2f} times as far"
+    return ""
+
+
+def losses_at_equal_weights(reference: Sequence[float], candidate: Sequence[float]) -> float:
+    """The largest difference ÷ the mean size of the reference's losses; infinite if one is not finite."""
+    size = fmean(abs(loss) for loss in reference) or 1.0
+    worst = max(abs(a - b) for a, b in zip(reference, candidate, strict=True)) / size
+    return worst if math.isfinite(worst) else math.inf
+
+
+def curve_distance(reference: Sequence[float], candidate: Sequence[float]) -> float:
+    """How far two loss curves are apart over the second half of the steps that both have: means, absolute."""
+    n = min(len(reference), len(candidate))
+    half = n // 2
+    distance = abs(fmean(candidate[half:n]) - fmean(reference[half:n]))
+    return distance if math.isfinite(distance) else math.inf
+
+
+def _compared(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> tuple[float, float, float, float]:
+    """Squared norms of the difference, of ours and of theirs, and the scalar product; what is missing is zero."""
+    difference = first = second = product = 0.0
+    for name, tensor in ours.items():
+        a = tensor.double()
+        b = theirs[name].double() if name in theirs else torch.zeros_like(a)
+        difference += (a - b).square().sum().item()
+        first += a.square().sum().item()
+        second += b.square().sum().item()
+        product += (a * b).sum().item()
+    return difference, first, second, product
+
+
+def _relative(difference: float, norm: float) -> float:
+    return math.sqrt(difference / norm) if norm else (0.0 if difference == 0 else math.inf)
+
+
+def _square(tensor: Tensor) -> float:
+    return float(tensor.double().square().sum())
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    return float((a.double() - b.double()).norm())
