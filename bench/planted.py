@@ -29,7 +29,9 @@ class Net(nn.Module):
     def __init__(self, idle: float) -> None:
         super().__init__()
         self.idle = idle
-        self.layers = nn.Sequential(nn.Linear(FEATURES, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 4))
+        self.layers = nn.Sequential(
+            nn.Linear(FEATURES, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 4)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.layers(x)
@@ -40,7 +42,7 @@ class Net(nn.Module):
         return out
 
 
-def planted_job(idle: float = 0.0005, epochs: float = 40) -> torchspeed.Job:
+def planted_job(idle: float = 0.0005, epochs: float = 20) -> torchspeed.Job:
     """Four classes of points, learnable; ``idle`` seconds of each step are for nothing."""
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
@@ -148,7 +150,7 @@ class DropsData(_Planted):
         length = len(run.loader)
         wrapped = _Wrapped(run.loader, lambda batches: batches, length - length // 10)
         type(wrapped).__len__ = lambda self: length  # type: ignore[method-assign]
-        run.loader = wrapped  # type: ignore[assignment]
+        run.loader = wrapped
 
 
 @final
@@ -161,7 +163,7 @@ class TooCoarse(_Planted):
         take_out(run)
         for module in run.model.modules():
             if isinstance(module, nn.Linear):
-                module.register_forward_hook(lambda _, __, out: _Rounded.apply(out))
+                module.register_forward_hook(lambda _, __, out: _Rounded.apply(out))  # type: ignore[no-untyped-call]
 
 
 class _Rounded(torch.autograd.Function):
@@ -197,7 +199,7 @@ class StaleBatches(_Planted):
 
     def apply(self, run: Run, option: Option) -> None:
         take_out(run)
-        run.loader = _Wrapped(run.loader, _stale, len(run.loader))  # type: ignore[assignment]
+        run.loader = _Wrapped(run.loader, _stale, len(run.loader))
 
 
 @final
@@ -209,7 +211,7 @@ class Reorders(_Planted):
 
     def apply(self, run: Run, option: Option) -> None:
         take_out(run)
-        run.loader = _Wrapped(run.loader, _swapped, len(run.loader))  # type: ignore[assignment]
+        run.loader = _Wrapped(run.loader, _swapped, len(run.loader))
 
 
 @final

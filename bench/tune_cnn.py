@@ -22,6 +22,7 @@ SPEEDUP, AGAINST_PEERS, SHARE_OF_MATRIX = 2.8, 1.1, 0.75
 AS_WRITTEN, BARE, TUNED = "as written", "bare loop", "tuned"
 
 Flags = dict[str, Any]
+Trials = dict[str, list[dict[str, Any]]]
 _LAYOUTS_AND_COMPILE: list[Flags] = [
     {"bf16": True, "channels_last": layout, "compile": mode} for layout in (True, False) for mode in ("", "default")
 ]
@@ -34,15 +35,16 @@ FAMILIES: dict[str, tuple[str, list[Flags]]] = {
     ),
 }
 HABITS: list[Flags] = [{"channels_last": True}, {"workers": 2}, {"fused": True}]
-TRIAL_BLOCKS = 3
+TRIAL_BLOCKS, AGAIN = 3, 3
 
 
 def cnn(setting: Setting) -> dict[str, Any]:
     """Batch 64 and 256 with the dataset that people write; then batch 256 with data that is free."""
     found: dict[str, Any] = {}
+    trials: Trials | None = None
     for name in ["cnn_64"] if setting.quick else ["cnn_64", "cnn_256"]:
         plan = tuned(setting, name)
-        chosen, trials = by_hand(setting, name)
+        chosen, trials = by_hand(setting, name, trials)
         found[name] = side_by_side(setting, name, plan, chosen)
         found[name]["hand_tuning"] = trials
     free = "cnn_64_free" if setting.quick else "cnn_256_free"
@@ -51,37 +53,51 @@ def cnn(setting: Setting) -> dict[str, Any]:
     return found
 
 
-def by_hand(setting: Setting, name: str) -> tuple[dict[str, Flags], dict[str, Any]]:
-    """(the best flags of each family, all that was tried)."""
+def by_hand(setting: Setting, name: str, before: Trials | None = None) -> tuple[dict[str, Flags], Trials]:
+    """(the best flags of each family, all that was tried, the quickest first).
+
+    ``before``: trials at another batch size; then only the best few of those are tried again.
+    """
     chosen: dict[str, Flags] = {}
-    trials: dict[str, Any] = {}
+    trials: Trials = {}
     for label, (by, variants) in FAMILIES.items():
         if by != "plain" and not PEERS.exists():
             console.print(f"{label}: left out, there is no .venv-peers; make bench-peers")
             continue
         console.print(f"{name}, {label}, by hand")
-        tried = measured(setting, name, by, variants[:1] if setting.quick else variants)
+        if before is not None:
+            tried = measured(setting, name, by, [row["flags"] for row in before.get(label, [])[:AGAIN]])
+        else:
+            tried = with_habits(setting, name, by, variants[:1] if setting.quick else variants)
+        trials[label] = sorted(tried, key=lambda row: -median(row["blocks"]))
         if tried:
-            flags = max(tried, key=lambda pair: median(pair[1]["blocks"]))[0]
-            habits = [{**flags, **habit} for habit in HABITS if not flags.items() >= habit.items()]
-            if not setting.quick:
-                (_, alone), *others = with_habits = measured(setting, name, by, [flags, *habits])
-                tried += with_habits
-                for more, row in others:
-                    if ratio(row["blocks"], alone["blocks"]).median > 1:
-                        flags = {**flags, **more}
-            chosen[label] = flags
-            console.print(f"{name}, {label}: {_said(flags)}")
-        trials[label] = [row for _, row in tried]
+            chosen[label] = trials[label][0]["flags"]
+            console.print(f"{name}, {label}: {_said(chosen[label])}")
     return chosen, trials
 
 
-def measured(setting: Setting, name: str, by: str, variants: Sequence[Flags]) -> list[tuple[Flags, dict[str, Any]]]:
+def with_habits(setting: Setting, name: str, by: str, variants: Sequence[Flags]) -> list[dict[str, Any]]:
+    """Each variant; and the best of them with each habit, and with all habits that helped it."""
+    tried = measured(setting, name, by, variants)
+    if setting.quick or not tried:
+        return tried
+    flags = max(tried, key=lambda row: median(row["blocks"]))["flags"]
+    habits = [{**flags, **habit} for habit in HABITS if not flags.items() >= habit.items()]
+    alone, *others = measured(setting, name, by, [flags, *habits])
+    everything = dict(flags)
+    for row in others:
+        if ratio(row["blocks"], alone["blocks"]).median > 1:
+            everything |= row["flags"]
+    together = [] if everything in [alone["flags"], *habits] else measured(setting, name, by, [everything])
+    return [row for row in tried if row["flags"] != flags] + [alone, *others, *together]
+
+
+def measured(setting: Setting, name: str, by: str, variants: Sequence[Flags]) -> list[dict[str, Any]]:
     """A few interleaved blocks of each; what does not run here does not compete."""
     contenders = [Contender(f"{by}: {_said(flags)}", by, name, flags=flags) for flags in variants]
     with running(contenders, setting.folder, setting.caches, may_fail=True) as workers:
         interleave(list(workers.values()), TRIAL_BLOCKS, setting.seconds / 2)
-        return [(dict(worker.contender.flags), figures(worker)) for worker in workers.values()]
+        return [figures(worker) for worker in workers.values()]
 
 
 def side_by_side(

@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torchspeed.attach.prepare import prepare
     from torchspeed.data.dataloader import DataLoader
     from torchspeed.data.sources.image_columns import ParquetImages, hugging_face
     from torchspeed.engine.build import build
@@ -49,6 +50,7 @@ _HOMES = {
     "hugging_face": "data.sources.image_columns",
     "load_job": "load",
     "plan_beside": "load",
+    "prepare": "attach.prepare",
     "process_environment": "engine.resolve",
     "summary": "models",
     "train": "engine.train",
@@ -79,6 +81,7 @@ __all__ = [
     "hugging_face",
     "load_job",
     "plan_beside",
+    "prepare",
     "process_environment",
     "summary",
     "train",

@@ -130,8 +130,8 @@ def train(
             "--run-dir": run_dir,
             "--as-written": as_written,
             "--tune": tune,
+            **asked,
         }
-        given |= asked
         extra = [name for name, value in given.items() if value is not None and value is not False]
         if extra:
             raise PlanError(f"--resume goes on with the run as it was; leave out {', '.join(extra)}")

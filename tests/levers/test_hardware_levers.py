@@ -214,26 +214,29 @@ def test_a_recording_holds_for_batches_of_one_shape_and_settings() -> None:
 FAULTS = """
 import resource, sys, torch
 torch.set_num_threads(1)
+def faults():
+    for _ in range(4): torch.ones(10 << 20)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(3): kept = torch.ones(10 << 20); del kept
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+first = second = faults()
 if "mallopt" in sys.argv:
     from torchspeed.levers.hardware.allocator import keep_freed_memory
     keep_freed_memory()
-def step():
-    kept = [torch.ones(1 << 21) for _ in range(4)]
-for _ in range(3): step()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5): step()
-kept = torch.ones(1 << 24)
+    second = faults()
+kept = torch.ones(10 << 20)
 huge = sum(int(line.split()[1]) for line in open("/proc/self/smaps") if line.startswith("AnonHugePages"))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, huge)
+print(first, second, huge)
 """
+PAGES = 3 * (40 << 20) // os.sysconf("SC_PAGE_SIZE")
 
 
-def faults(variables: Mapping[str, str] | None = None, *arguments: str) -> tuple[int, int]:
-    """(page faults of five steps and a large array, KiB in huge pages) of a fresh process."""
+def faults(variables: Mapping[str, str] | None = None, *arguments: str) -> tuple[int, int, int]:
+    """Page faults of three arrays of 40 MiB, in a fresh process and after the lever, and KiB in huge pages."""
     command = [sys.executable, "-c", FAULTS, *arguments]
     done = subprocess.run(command, env={**os.environ, **(variables or {})}, capture_output=True, text=True, check=True)
-    first, second = done.stdout.split()
-    return int(first), int(second)
+    first, second, huge = map(int, done.stdout.split())
+    return first, second, huge
 
 
 def test_kept_memory_has_no_page_faults() -> None:
@@ -241,9 +244,9 @@ def test_kept_memory_has_no_page_faults() -> None:
         Allocator().check(Facts(), HERE, "glibc")
     except NotApplicable as reason:
         pytest.skip(str(reason))
-    as_written, kept = faults()[0], faults(None, "mallopt")[0]
-    assert as_written > 2 * kept
-    assert as_written - kept > 5 * 4 * (8 << 20) / os.sysconf("SC_PAGE_SIZE") / 2
+    as_written, kept, _ = faults(None, "mallopt")
+    assert as_written > 0.9 * PAGES
+    assert kept < 0.1 * PAGES
 
 
 def test_huge_pages_reach_a_fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,7 +257,9 @@ def test_huge_pages_reach_a_fresh_process(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=4")
     variables = Allocator().environ("huge-pages")
     assert variables["GLIBC_TUNABLES"].startswith("glibc.malloc.arena_max=4:glibc.malloc.hugetlb=1:")
-    assert faults(variables)[1] > 32 << 10
+    after_start, _, huge = faults(variables)
+    assert after_start < 0.1 * PAGES
+    assert huge > 32 << 10
 
 
 def test_an_allocator_that_the_process_was_not_started_with_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,7 +286,7 @@ def test_an_installed_allocator_is_loaded_beside_what_is_loaded_already(
     environment = {**os.environ, **variables}
     printed = subprocess.run([sys.executable, "-c", probe], env=environment, capture_output=True, text=True, check=True)
     assert printed.stdout.strip() == "True"
-    assert faults(variables)[0] < faults()[0] / 2
+    assert faults(variables)[0] < 0.1 * PAGES
 
 
 def test_a_library_is_found_where_programs_look_for_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -81,10 +81,16 @@ def test_waiting_for_samples_is_data() -> None:
 
 
 def test_parts_add_up_to_the_step_that_is_timed_without_them() -> None:
-    parts = measure_parts(sleeping(0.002, 0.003), steps=40)
-    assert parts.unmarked is not None
-    assert sum(parts.seconds.values()) == pytest.approx(parts.step_seconds, rel=1e-9)
-    assert parts.step_spread.median == pytest.approx(parts.unmarked.median, rel=0.05)
+    """Within 5 %, in the best of three tries: another process may come in between."""
+    differences = []
+    for _ in range(3):
+        parts = measure_parts(sleeping(0.008, 0.010), steps=12)
+        assert sum(parts.seconds.values()) == pytest.approx(parts.step_seconds, rel=1e-9)
+        assert parts.unmarked is not None
+        differences.append(abs(sum(parts.seconds.values()) / parts.unmarked.median - 1))
+        if differences[-1] < 0.05:
+            return
+    raise AssertionError(differences)
 
 
 def test_a_wait_that_comes_every_fourth_step_counts_in_full() -> None:

@@ -63,10 +63,10 @@ def test_a_bound_is_the_step_over_the_step_with_that_part_at_its_floor() -> None
     [
         ({"data": 0.02}, WORK, Bound.DATA, "waiting for data is 59 % of a step"),
         ({"transfer": 0.02}, WORK, Bound.TRANSFER, "copying batches to the device is 57 % of a step"),
-        ({}, WORK, Bound.COMPUTE, "3 GFLOP of products at the measured rate take 3 ms of the 12 ms"),
+        ({}, WORK, Bound.COMPUTE, "3 GFLOP of products at the measured rate take 3.00 of the 12.0 ms"),
         ({}, None, Bound.COMPUTE, "their work is not known"),
         ({}, replace(WORK, optimizer=Work((("", 0.0, 9e6, 1),))), Bound.MEMORY, "moving 9 MB at the measured"),
-        ({}, many(900), Bound.OVERHEAD, "starting 903 operations takes 9.03 ms of the 12 ms"),
+        ({}, many(900), Bound.OVERHEAD, "starting 903 operations takes 9.03 of the 12.0 ms"),
     ],
 )
 def test_the_verdict_is_what_takes_most(

@@ -11,9 +11,10 @@ The loader keeps its order, draw for draw: see ``torchspeed.attach.same_order``.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from torchspeed.attach.same_order import SameOrderLoader
-from torchspeed.data.loader import OrderedLoader
+from torchspeed.data.dataloader import DataLoader as CompiledDataLoader
 from torchspeed.engine.apply import apply_plan
 from torchspeed.engine.resolve import resolve
 from torchspeed.errors import JobError, NotApplicable, PlanError
@@ -30,8 +31,9 @@ from torchspeed.job import Batch
 from torchspeed.lever import Stage
 from torchspeed.machine import Machine
 from torchspeed.plan import Plan
-from torchspeed.run import Loader, Run
+from torchspeed.run import Run
 
+_NO_BATCH = "it asks for a batch, and the loader is one that cannot be asked"
 _IN_THE_LOOP = {
     "compute_loss": "the loss",
     "micro_batches": "the pieces of a batch",
@@ -99,7 +101,7 @@ def prepare(
         before = _loop_parts(run)
         applied = len(run.applied)
         apply_plan(run, Plan.of(**{lever.name: option}), facts, machine)
-        without_effect = _taken_back(run, before)
+        without_effect = _changed(run, before)
         if without_effect and len(run.applied) > applied:
             del run.applied[applied:]
             run.skipped.append(f"{lever.name}={option} is skipped: it acts on {without_effect}, and the loop is yours")
@@ -146,9 +148,10 @@ def _loader_for(loader: Any) -> tuple[SameOrderLoader | None, str]:
     """What levers of the data can act on, or why they cannot."""
     if loader is None:
         return None, "no loader was given"
+    if isinstance(loader, CompiledDataLoader):
+        return None, "a torchspeed.DataLoader is told by its own arguments (num_workers=, placement=, decode=)"
     if not isinstance(loader, DataLoader):
-        own = " has arguments of its own for that" if type(loader).__module__.startswith("torchspeed.") else ""
-        return None, f"a {type(loader).__name__}{own or ' makes its batches in its own way'}"
+        return None, f"a {type(loader).__name__} makes its batches in its own way"
     try:
         return SameOrderLoader(loader), ""
     except NotApplicable as reason:
@@ -160,21 +163,37 @@ def _loop_parts(run: Run) -> dict[str, Any]:
     return {name: list(part) if isinstance(part, list) else part for name, part in parts.items()}
 
 
-def _taken_back(run: Run, before: dict[str, Any]) -> str:
-    """Which parts of the loop a lever has changed, where nothing reads them; they are as ``before`` again."""
-    changed = [name for name, part in _loop_parts(run).items() if part != before[name]]
-    for name in changed:
-        setattr(run, name, before[name])
-    return " and ".join(_IN_THE_LOOP[name] for name in changed)
+def _changed(run: Run, before: dict[str, Any]) -> str:
+    """Which parts of the loop a lever has put something into, where nothing reads it."""
+    return " and ".join(_IN_THE_LOOP[name] for name, part in _loop_parts(run).items() if part != before[name])
 
 
 def _in_their_loop(model: nn.Module, batch: Batch) -> Tensor:
     raise NotApplicable("it asks for a loss, which is computed in a loop of your own")
 
 
-class _Elsewhere(OrderedLoader):
-    """Stand-in"""
+@final
+class _Elsewhere:
+    """In the place of a loader that levers cannot act on: how long it is, and no batch."""
 
+    workers = 0
+    prefetch = 0
 
-__all__ = ["Prepared", "prepare"]
-_ = Loader
+    def __init__(self, loader: Any) -> None:
+        self.batch_size = getattr(loader, "batch_size", None) or 0
+        self._batches = 0
+        with suppress(TypeError):  # an iterable need not know
+            self._batches = len(loader)
+        self.samples = self._batches * self.batch_size
+
+    def __len__(self) -> int:
+        return self._batches
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        raise NotApplicable(_NO_BATCH)
+
+    def batch(self, epoch: int, number: int) -> Batch:
+        raise NotApplicable(_NO_BATCH)
+
+    def sample_ids(self, epoch: int, number: int) -> list[int]:
+        raise NotApplicable(_NO_BATCH)

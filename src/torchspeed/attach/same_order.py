@@ -9,7 +9,7 @@ Random transforms draw from a key for each sample, made of that one number: anot
 with another number of workers there, and the same again under the same ``torch.manual_seed``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from typing import Any, final
 
 import torch
@@ -34,7 +34,7 @@ class SameOrderLoader:
             raise NotApplicable("the loader's dataset is iterable: it makes its order itself, sample after sample")
         if type(loader.batch_sampler) is not BatchSampler or loader.batch_size is None:
             raise NotApplicable("the loader's batches are cut by a batch sampler of its own, or not at all")
-        if not hasattr(loader.sampler, "__len__"):
+        if not isinstance(loader.sampler, Sized):
             raise NotApplicable(f"the loader's sampler, a {type(loader.sampler).__name__}, has no length")
         self._loader = loader
         self._order = _Drawn(len(loader.sampler))

@@ -87,20 +87,24 @@ def stream(loader: Loader, length: int, folder: Path) -> Stream:
     return Stream(len(loader), loader.samples, tuple(glimpses), at_the_end)
 
 
-def gradients(stepper: Stepper, weights: Path, folder: Path, *, seed: int = 0) -> list[float]:
+def gradients(stepper: Stepper, weights: Path, folder: Path, *, seed: int = 0, rounded: bool = False) -> list[float]:
     """Losses of the first batches at ``weights``; the gradients that the step left go to ``folder/gradient-K``.
 
     A parameter that got no gradient is not in the file. ``seed`` is that of the generators, for dropout and its like.
+    rounded: weights and batches are rounded to bfloat16 before, which shows how much a rounding matters here.
     """
     run = stepper.run
     start = load_file(weights, device=str(run.device))
+    nearby = {name: _rounded(tensor) for name, tensor in start.items()} if rounded else start
     losses = []
     batches = iter(run.loader.epoch(0))
     with dropout_off(run.model):
         for number in range(min(BATCHES, len(run.loader))):
-            put(run.model, start)
+            put(run.model, nearby)
             run.optimizer.zero_grad()
             batch = next(batches)
+            if rounded:
+                batch = map_tensors(batch, _rounded)
             seed_everything(_SEED + 100 * seed + number)
             losses.append(float(stepper.take(batch)))
             save_file(_gradients(run.model), folder / f"gradient-{number}.safetensors")
@@ -150,6 +154,10 @@ def _gradients(model: nn.Module) -> dict[str, Tensor]:
             dense = parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
             found[name] = _plain(dense)
     return found
+
+
+def _rounded(tensor: Tensor) -> Tensor:
+    return tensor.bfloat16().to(tensor.dtype) if tensor.is_floating_point() else tensor
 
 
 def _plain(tensor: Tensor) -> Tensor:

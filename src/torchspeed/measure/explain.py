@@ -27,6 +27,7 @@ from torchspeed.machine import Machine
 from torchspeed.measure import page
 from torchspeed.measure.achieved import Achieved, achieved
 from torchspeed.measure.advice import Advice, Subject, advise
+from torchspeed.measure.figures import milliseconds, percent
 from torchspeed.measure.limits import Limits, measured_limits
 from torchspeed.measure.modules import time_modules
 from torchspeed.measure.parts import Parts, StepFailed, measure_parts
@@ -39,6 +40,7 @@ from torchspeed.plan import Plan
 from torchspeed.run import Loader, Run
 
 _T = TypeVar("_T")
+_STEADY = 1.5  # quartiles of a step's time that are further apart than by this factor are worth a sentence
 
 
 @dataclass(frozen=True)
@@ -132,15 +134,21 @@ class Explanation:
         parts = self.parts
         limit = "the limit is not known"
         if self.limit_seconds is not None and self.share_of_limit is not None:
-            least = f"no step takes less than {self.limit_seconds * 1e3:.3g} ms here"
-            limit = f"{page.percent(self.share_of_limit)} of the limit: {least}"
+            least = f"no step takes less than {milliseconds(self.limit_seconds)} ms here"
+            limit = f"{percent(self.share_of_limit)} of the limit: {least}"
         lines = [
             f"{self.verdict.bound.value.upper()}-BOUND: {self.verdict.because}.",
-            f"A step of {parts.samples} samples takes {parts.step_seconds * 1e3:.3g} ms, which is "
+            f"A step of {parts.samples} samples takes {milliseconds(parts.step_seconds)} ms, which is "
             f"{self.samples_per_second:,.0f} samples/s; {limit}.",
             f"Before: {self.opening_seconds:.1f} s to open data and model, {parts.warmup_seconds:.1f} s for the first "
-            f"{parts.warmup_steps} steps.",
+            f"{_steps(parts.warmup_steps)}.",
         ]
+        low, high = parts.step_spread.low, parts.step_spread.high
+        if high > _STEADY * low:
+            lines.append(
+                f"Steps vary: a quarter take less than {milliseconds(low)} ms, a quarter more than "
+                f"{milliseconds(high)} ms. If something else runs on this machine, measure again without it."
+            )
         return "\n".join(page.wrapped(line) for line in lines)
 
 
@@ -217,12 +225,17 @@ def _told(run: Run, job: Job, failure: StepFailed) -> JobError | DataError:
     parts = failure.parts
     measured = "nothing was measured before it"
     if parts is not None:
-        shares = ", ".join(f"{part} {share:.0%}" for part, share in parts.shares.items() if share >= 0.005)
-        steps = f"{parts.step_spread.n} step{'s' if parts.step_spread.n > 1 else ''}"
-        measured = f"before it {steps} of {parts.step_seconds * 1e3:.3g} ms were measured: {shares}"
+        shares = ", ".join(f"{part} {percent(share)}" for part, share in parts.shares.items() if share >= 0.005)
+        measured = (
+            f"measured before it: {_steps(parts.step_spread.n)} of {milliseconds(parts.step_seconds)} ms: {shares}"
+        )
     kind = DataError if isinstance(told, DataError) else JobError
     epoch, number = failure.place
     return kind(f"step {failure.number} (batch {number} of epoch {epoch}) failed: {told}; {measured}")
+
+
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count} steps"
 
 
 def _attempt(measure: Callable[[], _T], what: str, notes: list[str]) -> _T | None:

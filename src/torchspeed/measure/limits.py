@@ -39,7 +39,7 @@ class Limits:
     matrix_flops: FLOP/s by format, "float32" first; "tf32" and "float8" are formats of their own. Only those which the
         device has units for.
     memory_bandwidth: bytes/s, read plus written, of a stream far larger than the caches.
-    cache_bandwidth: (bytes touched, bytes/s) for smaller streams, sizes rising.
+    cache_bandwidth: (bytes touched, bytes/s) of streams that fit into a first-level cache up to that one, sizes rising.
     host_to_device: bytes/s from pinned memory; None on a CPU. disk_read: bytes/s of a file that is not in memory; None
         where that cannot be had, with the reason in ``notes``.
     dispatch_seconds: what issuing one tiny operation through PyTorch costs, autograd recording it.
@@ -62,10 +62,9 @@ class Limits:
 
     def bandwidth(self, touched: float) -> float:
         """bytes/s of an operation that reads and writes ``touched`` bytes, if all that fits into a cache is there."""
-        rates = [rate for size, rate in self.cache_bandwidth if size <= touched]
-        rates = rates or [rate for _, rate in self.cache_bandwidth[:1]]
-        larger = [rate for size, rate in self.cache_bandwidth if size > touched]
-        return max([*rates[-1:], *larger, self.memory_bandwidth])
+        reached = max([size for size, _ in self.cache_bandwidth if size <= touched], default=0)
+        rates = [rate for size, rate in self.cache_bandwidth if size >= reached]
+        return max(rates, default=self.memory_bandwidth)
 
     def __str__(self) -> str:
         unit, factor = ("TFLOP/s", 1e12) if self.rate("float32") > 2e12 else ("GFLOP/s", 1e9)
@@ -115,7 +114,7 @@ def _measure(machine: Machine, folder: Path) -> Limits:
     return Limits(
         matrix_flops=matrix_flops,
         memory_bandwidth=bandwidths[-1][1],
-        cache_bandwidth=bandwidths[:-1],
+        cache_bandwidth=bandwidths,
         host_to_device=probes.host_to_device(device),
         disk_read=disk,
         dispatch_seconds=probes.dispatch_seconds(device),

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,17 +23,17 @@ from torch.utils._pytree import tree_leaves
 from torchspeed.engine.step import BACKWARD, FORWARD, make_step
 from torchspeed.errors import NotApplicable
 from torchspeed.measure.clock import Marks
-from torchspeed.measure.parts import Walk
+from torchspeed.measure.parts import Walk, middle_half
 from torchspeed.run import Run
 
-MOST_STEPS = 10
+MOST_STEPS = 30
 
 
 @dataclass(frozen=True)
 class ModuleSeconds:
-    """Median over steps of the seconds that the module ``name`` of class ``kind`` takes, without its children.
+    """Mean seconds, in the middle half of the steps, of the module ``name`` of class ``kind`` without its children.
 
-    share: ``total`` over the median of these very steps.
+    share: ``total`` over the mean of these very steps.
     """
 
     name: str
@@ -48,7 +48,7 @@ class ModuleSeconds:
 
 
 def time_modules(run: Run, *, seconds: float = 3.0) -> tuple[ModuleSeconds, ...]:
-    """Modules that took any time, in the order of ``named_modules``, from 1 to 10 full steps (the weights move).
+    """Modules that took any time, in the order of ``named_modules``, from 1 to 30 full steps (the weights move).
 
     Raises NotApplicable where layers cannot be told apart (a compiled model, a step that is one program), StepFailed.
     """
@@ -65,12 +65,14 @@ def time_modules(run: Run, *, seconds: float = 3.0) -> tuple[ModuleSeconds, ...]
         if full:
             steps.append(_sums(marks.read()))
         spent = time.perf_counter() - began
-        if len(steps) > MOST_STEPS or (len(steps) > 1 and spent > seconds):
+        if len(steps) > MOST_STEPS or (spent > seconds and len(steps) > (0 if spent > 2 * seconds else 1)):
             break
-    whole = median(sum(step.values()) for step in steps[1:])
+    lasting = steps[1:] or steps  # the first holds what is done once
+    typical = middle_half(lasting, lambda step: sum(step.values()))
+    whole = fmean(sum(step.values()) for step in typical)
     found = []
-    for module, name in names.items():  # without the first step: it holds what is done once
-        forward, backward = (median(step[module, part] for step in steps[1:]) for part in (FORWARD, BACKWARD))
+    for module, name in names.items():
+        forward, backward = (fmean(step[module, part] for step in typical) for part in (FORWARD, BACKWARD))
         if forward or backward:
             share = (forward + backward) / whole
             found.append(ModuleSeconds(name, type(module).__name__, forward, backward, share))

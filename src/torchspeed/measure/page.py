@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torchspeed.measure.achieved import Achieved
 from torchspeed.measure.advice import Advice
+from torchspeed.measure.figures import milliseconds, percent
 from torchspeed.measure.parts import Parts
 from torchspeed.measure.suggest import Suggestion
 from torchspeed.measurement import Spread
@@ -26,23 +27,19 @@ def parts_table(parts: Parts, bounds: Mapping[str, float]) -> str:
             continue
         gain = f"≤ {bounds[part]:.2f}×" if part in bounds else ""
         lines.append(
-            f"  {part:<9}{_ms(seconds):>7}  {percent(share):>5}  {bar(share):<{_BAR}}  {gain:>10}   "
+            f"  {part:<9}{milliseconds(seconds):>7}  {percent(share):>5}  {bar(share):<{_BAR}}  {gain:>10}   "
             f"{_quartiles(parts.spread[part])}"
         )
     whole = f"{parts.step_spread.n} steps timed"
     lines.append(
-        f"  {'together':<9}{_ms(parts.step_seconds):>7}  {'':>5}  {whole:<{_BAR}}  {'':>10}   "
+        f"  {'together':<9}{milliseconds(parts.step_seconds):>7}  {'':>5}  {whole:<{_BAR}}  {'':>10}   "
         f"{_quartiles(parts.step_spread)}"
     )
     return "\n".join(lines)
 
 
-def percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
-
-
 def _quartiles(spread: Spread) -> str:
-    return f"{_ms(spread.low)} – {_ms(spread.high)}"
+    return f"{milliseconds(spread.low)} – {milliseconds(spread.high)}"
 
 
 def bar(share: float) -> str:
@@ -61,8 +58,8 @@ def modules_table(modules: Sequence[Achieved]) -> str:
             (
                 _cut(module.name or "(the model itself)", 30),
                 _cut(module.kind, 20),
-                _ms(module.forward_seconds),
-                _ms(module.backward_seconds),
+                milliseconds(module.forward_seconds),
+                milliseconds(module.backward_seconds),
                 percent(module.share),
                 "" if rate is None else f"{rate / 1e9:.1f}" if rate else "–",
                 "" if limit is None else percent(limit) if limit < _BEYOND else "> 100 %",
@@ -104,12 +101,6 @@ def _lines(text: str, indent: int) -> Iterable[str]:
         yield from textwrap.wrap(
             line, WIDTH, subsequent_indent=" " * indent, replace_whitespace=False, break_on_hyphens=False
         ) or [""]
-
-
-def _ms(seconds: float) -> str:
-    """Milliseconds with three digits."""
-    ms = seconds * 1e3
-    return f"{ms:.0f}" if ms >= 99.95 else f"{ms:.1f}" if ms >= 9.995 else f"{ms:.2f}"
 
 
 def _cut(text: str, width: int) -> str:

@@ -12,10 +12,11 @@ marks cost themselves is known. The smaller last batch of an epoch is trained on
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import fmean
+from typing import TypeVar
 
 from torchspeed.engine.step import BACKWARD, FORWARD, OPTIMIZER, TRANSFER, make_step
 from torchspeed.job import Batch
@@ -28,11 +29,13 @@ DATA, STEP, OTHER = "data", "step", "other"
 PARTS = (DATA, TRANSFER, FORWARD, BACKWARD, OPTIMIZER, STEP, OTHER)
 
 LEAST_STEPS = 10
-LONGEST_SECONDS = 20.0
+LONGEST_SECONDS = 15.0
+LONGEST_WARMUP_SECONDS = 6.0
 BLOCK_SECONDS = 0.25
 MOST_IN_BLOCK = 50
 
 Place = tuple[int, int]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ class _Taken:
         if not steps:
             return None
         there = [part for part in PARTS if any(part in step for step in steps)]
-        typical = [step for block in _middle_half(self.marked) for step in block]
+        typical = [step for block in middle_half(self.marked, _mean_step) for step in block]
         return Parts(
             seconds={part: fmean(step.get(part, 0.0) for step in typical) for part in there},
             spread={part: Spread.of([step.get(part, 0.0) for step in steps]) for part in there},
@@ -139,18 +142,23 @@ class _Taken:
         )
 
 
-def _middle_half(blocks: list[list[dict[str, float]]]) -> list[list[dict[str, float]]]:
-    """Without the quickest and the slowest quarter; a few blocks are all kept."""
-    ordered = sorted(blocks, key=lambda block: fmean(sum(step.values()) for step in block))
+def middle_half(items: list[_T], seconds: Callable[[_T], float]) -> list[_T]:
+    """Without the quickest and the slowest quarter; of less than four all are kept."""
+    ordered = sorted(items, key=seconds)
     quarter = len(ordered) // 4
     return ordered[quarter : len(ordered) - quarter]
+
+
+def _mean_step(block: list[dict[str, float]]) -> float:
+    return fmean(sum(step.values()) for step in block)
 
 
 def measure_parts(run: Run, *, steps: int | None = None, warmup: int = 3, seconds: float = 5.0) -> Parts:
     """Take steps of ``run`` (its weights move) and time their parts.
 
-    steps: how many to time, and as many without marks; None: for ``seconds``, at least 10 of each, but for no more
-    than 20 s. warmup: steps before, at least; as many more as batches may lie ready when the loader works ahead.
+    steps: how many to time, and as many without marks; None: for ``seconds``, at least 10 of each, but no more
+    blocks after 15 s. warmup: steps before, and as many more as batches may lie ready when the loader works ahead; no
+    more after 6 s.
     Raises StepFailed.
     """
     walk, taken = Walk(run), _Taken()
@@ -169,12 +177,10 @@ def _warm_up(walk: Walk, taken: _Taken, warmup: int) -> None:
     loader, take = walk.run.loader, make_step(walk.run)
     ready = loader.workers * loader.prefetch + 1 if loader.workers else 0
     began = time.perf_counter()
-    while walk.number < warmup or (walk.number < ready and taken.warmup_seconds < LONGEST_SECONDS / 2):
+    while walk.number < max(warmup, ready) and taken.warmup_seconds < LONGEST_WARMUP_SECONDS:
         walk.step(take, _unmarked)
         synchronize(walk.run.device)
         taken.warmup_steps, taken.warmup_seconds = walk.number, time.perf_counter() - began
-        if taken.warmup_seconds > LONGEST_SECONDS:
-            return
 
 
 def _take_blocks(walk: Walk, taken: _Taken, steps: int | None, seconds: float) -> None:

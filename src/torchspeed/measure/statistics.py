@@ -6,14 +6,13 @@ burst makes a block take several times as long), so a mean and its standard devi
 it here is symmetry: were both plans the same, either block would be the slow one as often.
 
 **Within a pair of processes.** Signed ranks (Wilcoxon 1945) decide, and the interval is what they do not reject
-(Hodges and Lehmann 1963), by the exact distribution for every n. The largest third's worth of ranks beyond the
-smallest third count alike (Winsorized scores, Policello and Hettmansperger 1976), or one outlier would outvote eight
-good pairs. A test that is looked at again and again claims too much (Johari et al., "Always valid inference", 2022).
-So looks are few, each a third later than the one before, and each has its share of ``alpha``: a tenth for the
-first, which must be able to decide with nine pairs, a hundredth for each of the others. That is a quarter of ``alpha``;
-the rest is held for blocks that remember their predecessors: simulated, an autocorrelation of 0.3 makes such looks err
-four to ten times as often as their levels say. Giving up costs little (a gain of 1 % is missed), so a level of 0.2 is
-enough for it.
+(Hodges and Lehmann 1963), by the exact distribution for every n. Ranks above the smallest third count alike
+(Winsorized scores, Policello and Hettmansperger 1976), or one outlier would outvote eight good pairs. A test that is
+looked at again and again claims too much (Johari et al., "Always valid inference", 2022). So looks are few, each a
+third later than the one before, and each has its share of ``alpha``: a twentieth for the first, which must be able to
+decide with ten pairs, a hundredth for each of the others. That is a sixth of ``alpha``; the rest is held for blocks
+that remember their predecessors: simulated, with an autocorrelation of 0.3 such looks err four times as often. Giving
+up costs little (a gain of 1 % is missed), so a level of 0.2 is enough for it.
 
 **Between processes.** A process draws its memory layout once and keeps it: no number of blocks averages that out
 (Mytkowicz et al., "Producing wrong data without doing anything obviously wrong!", ASPLOS 2009; Curtsinger and Berger,
@@ -33,8 +32,9 @@ level of the experiment (Kalibera and Jones, "Rigorous benchmarking in reasonabl
 the ratio of each as one observation, with Student's t over them, which holds for observations of unequal spread
 (Bakirov and Székely 2006; Ibragimov and Müller 2010), and is never narrower than ``process_noise`` allows.
 
-What can be believed: with ``process_noise`` of 0.01, four pairs find 5 %; a claim from fewer than four rests on luck
-being as small as it is said to be, so ``decide`` makes none. With 0.1, no affordable number finds 5 %.
+What can be believed: where processes differ by 0.01, four to five pairs find a gain of 5 %, and where they differ by
+0.1, no affordable number does. A claim from fewer than four would rest on luck being as small as somebody says it is,
+so ``decide`` makes none; it looks after the fourth, fifth, … pair, and has ``alpha`` shared out equally among them.
 """
 
 import functools
@@ -49,9 +49,9 @@ from numpy.typing import NDArray
 
 PROCESS_NOISE = 0.01
 LEAST_PROCESS_PAIRS = 4
-_FIRST_LOOK = 9
+_FIRST_LOOK = 10
 _LATER = 4 / 3
-_FIRST_SHARE, _LATER_SHARE = 0.1, 0.01
+_FIRST_SHARE, _LATER_SHARE = 0.05, 0.01
 _GIVE_UP_LEVEL = 0.2
 _WINSORIZED_FROM = 1 / 3
 
@@ -142,7 +142,7 @@ class Sequential:
 
 
 def combine(
-    pairs: Sequence[Interval | Sequential], process_noise: float = PROCESS_NOISE, confidence: float = 0.98
+    pairs: Sequence[Interval | Sequential], process_noise: float = PROCESS_NOISE, confidence: float = 0.96
 ) -> Interval:
     """The ratio over several pairs of fresh processes; ``n`` is their number.
 
@@ -170,13 +170,18 @@ def decide(
     process_noise: float = PROCESS_NOISE,
     *,
     least_gain: float = 1.01,
+    alpha: float = 0.02,
     most_process_pairs: int = 8,
 ) -> Verdict:
     """The verdict over pairs of fresh processes; ask after each, and start another pair while it is UNDECIDED.
 
-    FASTER needs four of them. NOT_FASTER comes as soon as ``least_gain`` has become unlikely, often after one.
+    FASTER needs four of them; where there is no gain, it is said with a chance of at most ``alpha``. NOT_FASTER comes
+    as soon as ``least_gain`` has become unlikely, often after one.
     """
-    whole = combine(pairs, process_noise)
+    looks = most_process_pairs - LEAST_PROCESS_PAIRS + 1
+    if looks < 1:
+        raise ValueError(f"most_process_pairs={most_process_pairs}; a gain is not believed from fewer than four")
+    whole = combine(pairs, process_noise, 1 - 2 * alpha / looks)
     if whole.n >= LEAST_PROCESS_PAIRS and whole.low > 1 and whole.ratio >= least_gain:
         return Verdict.FASTER
     doubtful = process_noise * NormalDist().inv_cdf(1 - _GIVE_UP_LEVEL) * math.sqrt(2 / whole.n)

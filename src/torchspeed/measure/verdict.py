@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from torchspeed.engine.step import BACKWARD, FORWARD, OPTIMIZER, TRANSFER
 from torchspeed.lever import Bound
+from torchspeed.measure.figures import milliseconds, percent
 from torchspeed.measure.limits import Limits
 from torchspeed.measure.parts import DATA, STEP
 from torchspeed.measure.work import StepWork
@@ -61,13 +62,13 @@ def verdict(parts: Mapping[str, float], work: StepWork | None, limits: Limits) -
     data, transfer = parts.get(DATA, 0.0), parts.get(TRANSFER, 0.0)
     computing = sum(parts.get(part, 0.0) for part in COMPUTING)
     if data >= max(transfer, computing):
-        return Verdict(Bound.DATA, f"waiting for data is {_percent(data / step)} of a step")
+        return Verdict(Bound.DATA, f"waiting for data is {percent(data / step)} of a step")
     if transfer >= computing:
-        return Verdict(Bound.TRANSFER, f"copying batches to the device is {_percent(transfer / step)} of a step")
+        return Verdict(Bound.TRANSFER, f"copying batches to the device is {percent(transfer / step)} of a step")
     if work is None:
         return Verdict(
             Bound.COMPUTE,
-            f"forward, backward and optimizer are {_percent(computing / step)} of a step; their work is not known",
+            f"forward, backward and optimizer are {percent(computing / step)} of a step; their work is not known",
         )
     return _computing_verdict(computing, work, limits)
 
@@ -86,15 +87,7 @@ def _computing_verdict(computing: float, work: StepWork, limits: Limits) -> Verd
     else:
         bound, spent = Bound.MEMORY, moving
         what = f"moving {total.bytes / 1e6:.3g} MB at the measured bandwidth takes"
-    told = f"{what} {_ms(spent)} of the {_ms(computing)} in forward, backward and optimizer"
+    told = f"{what} {milliseconds(spent)} of the {milliseconds(computing)} ms in forward, backward and optimizer"
     if spent < MOST * computing:
         told += f"; the kernels take {computing / max(least, 1e-12):.1f}× their least time"
     return Verdict(bound, told)
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:.3g} ms"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"

@@ -128,6 +128,8 @@ def count_step(run: Run, batch: Batch) -> StepWork:
                 loss = run.compute_loss(run.model, piece)
             (loss * weight).backward()  # type: ignore[no-untyped-call]
         counter.updating = True
+        _update(run.optimizer)  # the very first one also makes the optimizer's state
+        counter.tallies.pop((OPTIMIZER, None), None)
         clipped = 0.0
         if run.clip_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.clip_grad_norm)

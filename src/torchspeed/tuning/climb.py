@@ -4,27 +4,31 @@ Questions about a candidate come in the order of their price: does it apply, can
 faster, does it fit into memory, is it still right, does it pay back.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import median
 
 from torchspeed.errors import JobError
 from torchspeed.lever import Guarantee, Lever, Phase, Stage
 from torchspeed.measure import proof
 from torchspeed.measure.proof import Proof
-from torchspeed.measure.statistics import Interval
+from torchspeed.measure.statistics import PROCESS_NOISE, Interval, Verdict, combine, decide
 from torchspeed.plan import Plan
 from torchspeed.tuning.candidates import Candidate, most_gain
-from torchspeed.tuning.compare import Comparison, compare, compare_evaluations
+from torchspeed.tuning.compare import Comparison, compare, compare_briefly, compare_evaluations
 from torchspeed.tuning.laboratory import MOVED, Laboratory
-from torchspeed.tuning.prove import Reference, gather, prove_close, prove_exact, prove_scores
+from torchspeed.tuning.prove import Evidence, Reference, gather, prove_close, prove_exact, prove_scores
 from torchspeed.tuning.result import Ablation, Tried
 from torchspeed.tuning.trial import Trial, TrialFailed
 
 ALPHA = 0.02
 LEAST_GAIN = 1.01
 SAME_PAIRS = 6
+LEAST_LUCK = 0.07
+MOST_PROCESS_PAIRS = 6
 RESERVE = 0.3
 WORTH_ANOTHER_TRY = 0.9
 LONGEST_COMPARISON = 0.15
@@ -51,6 +55,7 @@ class Climb:
         self.noise = 1.0
         self.complete = True
         self.baseline_seconds = 0.0
+        self._evidence: Evidence
         self.budget = self.laboratory.remaining
 
     def begin(self) -> list[Candidate]:
@@ -87,7 +92,7 @@ class Climb:
         again = []
         for candidate in found:
             plan = self.plan
-            tried = self._try(candidate)
+            tried = self.attempt(candidate)
             if tried is None:
                 continue
             self._record(tried)
@@ -96,7 +101,7 @@ class Climb:
                 again.append((candidate, plan))
         for candidate, plan in again:
             changed = len(self.plan.options) > len(plan.options)
-            tried = self._try(candidate) if changed else None
+            tried = self.attempt(candidate) if changed else None
             if tried is not None:
                 self.tried = [one for one in self.tried if one.name != tried.name]
                 self._record(tried)
@@ -122,9 +127,10 @@ class Climb:
                 self.notes.append(f"without {name} the plan fails: {failed}")
                 self._reopen()
                 continue
-            table.append(Ablation(name, option, result.interval, result.faster))
-            self.say(f"without {name}: {_shown(result.interval)}{'' if result.faster else '; taken out'}")
-            if result.faster:
+            if result.interval is not None:
+                table.append(Ablation(name, option, result.interval, result.faster))
+                self.say(f"without {name}: {_shown(result.interval)}{'' if result.faster else '; taken out'}")
+            if result.faster or result.interval is None:
                 self.laboratory.close(trial)
             else:
                 self.laboratory.close(self.incumbent)
@@ -133,13 +139,19 @@ class Climb:
         return table
 
     def against_as_written(self) -> Interval | None:
-        """Fresh processes of the plan and of the job as written; None, and the plan is empty, if it is not faster."""
+        """Fresh processes of the plan and of the job as written; None, and the plan is empty, if it is not faster.
+
+        The interval allows for what two equal processes differed by.
+        """
         self.laboratory.close(self.incumbent)
         written, tuned = self.laboratory.open(Plan()), self.laboratory.open(self.plan)
         self.incumbent = tuned
         result = self._compare(written, tuned)
-        self.baseline_seconds = result.candidate_seconds * result.interval.ratio
         self.laboratory.close(written)
+        if result.interval is None:
+            return None
+        whole = combine([result.interval], max(PROCESS_NOISE, math.log(self.noise)))
+        self.baseline_seconds = result.candidate_seconds * whole.ratio
         if not result.faster and any(self.levers[name].phase is Phase.STEP for name, _ in self.plan.options):
             self.notes.append(
                 f"measured once more in fresh processes, {self.plan} is not faster than as written "
@@ -149,27 +161,41 @@ class Climb:
                 self._drop(name, result.interval)
             self.plan = Plan()
             return None
-        return result.interval
+        return whole
+
+    def _measure_again(self, lever: Lever) -> None:
+        """What the plan with ``lever`` is like: where its time goes and, if processes differ now, how far they do."""
+        self.parts = self.incumbent.ask("parts", self.laboratory.limit, seconds=min(2.0, 0.01 * self.budget))
+        if lever.stage is Stage.PROCESS:
+            with self.laboratory.open(self.plan) as other:
+                self.noise, _ = self._difference(self.incumbent, other)
+
+    def _difference(self, first: Trial, second: Trial) -> tuple[float, float]:
+        """How far two trials of one plan are apart, as a factor ≥ 1; and their median seconds per sample."""
+        ratios, seconds = [], []
+        for turn in range(SAME_PAIRS):
+            pair = [first, second] if turn % 2 == 0 else [second, first]
+            timed = {
+                id(trial): trial.block(self.laboratory.block_steps, self.laboratory.limit).seconds_per_sample
+                for trial in pair
+            }
+            ratios.append(timed[id(first)] / timed[id(second)])
+            seconds += timed.values()
+        ratio = median(ratios)
+        return max(ratio, 1 / ratio), median(seconds)
 
     def _agreement(self, first: Trial) -> None:
         limit = self.laboratory.limit
         second = self.laboratory.open(Plan())
-        ratios, seconds = [], []
-        for turn in range(SAME_PAIRS):
-            pair = [first, second] if turn % 2 == 0 else [second, first]
-            timed = [trial.block(self.laboratory.block_steps, limit).seconds_per_sample for trial in pair]
-            ratios.append(timed[0] / timed[1] if turn % 2 == 0 else timed[1] / timed[0])
-            seconds += timed
-        ratio = median(ratios)
-        self.noise = max(ratio, 1 / ratio)
-        self.baseline_seconds = median(seconds)
+        self.noise, self.baseline_seconds = self._difference(first, second)
         curves = first.losses[: len(second.losses)], second.losses[: len(first.losses)]
         own = gather(second, self.laboratory.weights, first.ready["batches_per_epoch"], limit)
-        self._gradients(first, first.folder.name, seed=0)
+        self._gradients(first, first.folder.name)
         repeated = proof.gradients(second.folder, first.folder, len(own.losses))
         reproducible = curves[0] == curves[1] and repeated.equal
-        self._gradients(first, "other-seed", seed=1)
-        drawn = proof.gradients(first.folder, first.folder.parent / "other-seed", len(own.losses), average=True)
+        other, rounded = self._gradients(first, "other-seed", seed=1), self._gradients(first, "rounded", rounded=True)
+        drawn = proof.gradients(first.folder, other, len(own.losses), average=True)
+        rounding = proof.gradients(first.folder, rounded, len(own.losses)).error
         noise = 0.0 if drawn.equal else drawn.error
         if not reproducible:
             noise = max(noise, repeated.error)
@@ -177,15 +203,16 @@ class Climb:
                 "as written, two processes with the same seed do not give the same bits "
                 f"(gradients off by {repeated.error:.2g}); that much is allowed to every lever"
             )
-        self.reference = Reference(own, self.laboratory.weights, reproducible, noise, self._other_seeds)
+        self.reference = Reference(own, self.laboratory.weights, reproducible, rounding, noise, self._other_seeds)
         self.evidence = own
         self.parts = second.ask("parts", limit, seconds=min(3.0, 0.02 * self.budget))
         self.laboratory.close(second)
 
-    def _gradients(self, trial: Trial, folder: str, seed: int) -> None:
+    def _gradients(self, trial: Trial, folder: str, **how: int) -> Path:
         path = self.laboratory.folder / folder
         path.mkdir(exist_ok=True)
-        trial.ask("gradients", self.laboratory.limit, weights=str(self.laboratory.weights), folder=str(path), seed=seed)
+        trial.ask("gradients", self.laboratory.limit, weights=str(self.laboratory.weights), folder=str(path), **how)
+        return path
 
     def _other_seeds(self, steps: int) -> list[list[float]]:
         curves = []
@@ -200,7 +227,7 @@ class Climb:
                 self.notes.append(f"with seed {seed} the job fails as written: {failed}")
         return curves
 
-    def _try(self, candidate: Candidate) -> Tried | None:
+    def attempt(self, candidate: Candidate) -> Tried | None:
         lever = self.levers[candidate.lever]
         refused = Tried(candidate.lever, candidate.option, None, "", False, candidate.why_not)
         if candidate.why_not:
@@ -237,7 +264,7 @@ class Climb:
         if kept:
             self.laboratory.close(self.incumbent)
             self.incumbent, self.plan = trial, plan
-            self.parts = trial.ask("parts", self.laboratory.limit, seconds=min(2.0, 0.01 * self.budget))
+            self._measure_again(lever)
         return tried
 
     def _judge(self, lever: Lever, trial: Trial, tried: Tried) -> Tried:
@@ -252,7 +279,7 @@ class Climb:
         result = self._compare(self.incumbent, trial)
         peak = trial.ask("memory", self.laboratory.limit)["bytes"]
         tried = replace(tried, interval=result.interval, first_seconds=trial.first_seconds, peak_memory=peak)
-        if result.undecided:
+        if result.undecided or result.interval is None:
             return replace(tried, why="not decided in the time that a trial may take")
         if not result.faster:
             return replace(tried, why="slower" if result.interval.high < 1 else "no gain that can be told from noise")
@@ -265,7 +292,29 @@ class Climb:
         tried = replace(tried, proof=shown.sentence)
         if not shown.holds:
             return replace(tried, why="it does not keep the result")
+        if result.interval.low < self._beyond_luck():
+            whole, verdict = self._in_fresh_processes(trial.plan, result.interval)
+            tried = replace(tried, interval=whole)
+            if verdict is not Verdict.FASTER:
+                return replace(tried, why=f"over {whole.n} pairs of fresh processes the gain is not certain")
+        self.evidence = self._evidence
         return replace(tried, kept=True, why=why or "faster and still right")
+
+    def _beyond_luck(self) -> float:
+        """A factor by which two processes of one plan hardly ever differ, from how far two of them did."""
+        return math.exp(4 * max(LEAST_LUCK, math.log(self.noise)))
+
+    def _in_fresh_processes(self, plan: Plan, first: Interval) -> tuple[Interval, Verdict]:
+        """Equal processes differ by their luck with memory: a small gain must show in several pairs."""
+        pairs = [first]
+        while True:
+            verdict = decide(pairs, least_gain=LEAST_GAIN, alpha=ALPHA, most_process_pairs=MOST_PROCESS_PAIRS)
+            if verdict is not Verdict.UNDECIDED or self.laboratory.remaining < RESERVE * self.budget:
+                return combine(pairs), verdict
+            with self.laboratory.open(self.plan) as ours, self.laboratory.open(plan) as theirs:
+                again = compare_briefly(ours, theirs, self.laboratory.block_steps, self._deadline())
+            if again is not None:
+                pairs.append(again)
 
     def _judge_evaluation(self, trial: Trial, tried: Tried) -> Tried:
         weights = str(self.reference.evidence.folder / MOVED)
@@ -287,8 +336,7 @@ class Climb:
             shown = prove_exact(evidence, self.evidence, self.reference)
         else:
             shown = prove_close(evidence, self.reference, data=lever.stage is Stage.DATA)
-        if shown.holds:
-            self.evidence = evidence
+        self._evidence = evidence
         return shown
 
     def _pays_back(self, trial: Trial, result: Comparison) -> tuple[float, float, str]:
@@ -299,6 +347,7 @@ class Climb:
         if extra < START_NOISE:
             return 1.0, 0.0, ""
         steps, samples = theirs.ready["total_steps"], theirs.ready["batch_size"]
+        assert result.interval is not None
         per_step = result.candidate_seconds * samples * (result.interval.ratio - 1)
         saved = per_step * steps
         pays = f"its start costs {extra:.1f} s more"

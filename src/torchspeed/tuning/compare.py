@@ -4,6 +4,7 @@ The first steps of a candidate count against it only: what is fast because it is
 is put off) must still be fast after ``SETTLED`` steps, so only blocks after those can show a gain.
 """
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -12,17 +13,19 @@ from torchspeed.tuning.trial import Trial
 
 SETTLED = 30
 BLOCK_SECONDS = 0.25
+FEW_PAIRS = 10
 _PATIENCE = 20.0
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """``interval`` of seconds of the incumbent ÷ seconds of the candidate, and whether that is faster.
+    """``interval`` of seconds of the incumbent ÷ seconds of the candidate, None from too few pairs, and whether that is
+    faster.
 
     undecided: time was up before the interval decided.
     """
 
-    interval: Interval
+    interval: Interval | None
     faster: bool
     undecided: bool
     candidate_seconds: float
@@ -50,11 +53,21 @@ def compare(
         test = settled if is_settled else early
         test.add(ours, theirs)
         turn += 1
-        late = time.monotonic() >= deadline
+        late = time.monotonic() >= deadline + (0 if turn >= FEW_PAIRS else _PATIENCE)
         if test.verdict is Verdict.NOT_FASTER or (is_settled and test.verdict is Verdict.FASTER) or late:
             faster = is_settled and test.verdict is Verdict.FASTER
             undecided = late and test.verdict is Verdict.UNDECIDED
-            return Comparison(test.interval, faster, undecided, sorted(seconds)[len(seconds) // 2])
+            return Comparison(_known(test), faster, undecided, sorted(seconds)[len(seconds) // 2])
+
+
+def compare_briefly(incumbent: Trial, candidate: Trial, steps: int, deadline: float) -> Interval | None:
+    """The ratio of one more pair of processes, from as few blocks as give an interval; None if there was no time."""
+    test = Sequential()
+    for turn in range(FEW_PAIRS):
+        pair = [incumbent, candidate] if turn % 2 == 0 else [candidate, incumbent]
+        timed = {id(trial): trial.block(steps, _timeout(deadline)).seconds_per_sample for trial in pair}
+        test.add(timed[id(incumbent)], timed[id(candidate)])
+    return _known(test)
 
 
 def compare_evaluations(
@@ -74,11 +87,15 @@ def compare_evaluations(
         if turn:  # the first of each is a warm-up
             test.add(ours["seconds"], theirs["seconds"])
         turn += 1
-        late = time.monotonic() >= deadline
+        late = time.monotonic() >= deadline + (0 if turn > FEW_PAIRS else _PATIENCE)
         if late or test.verdict is not Verdict.UNDECIDED:
             undecided = late and test.verdict is Verdict.UNDECIDED
             middle = sorted(seconds)[len(seconds) // 2]
-            return Comparison(test.interval, test.verdict is Verdict.FASTER, undecided, middle), ours, theirs
+            return Comparison(_known(test), test.verdict is Verdict.FASTER, undecided, middle), ours, theirs
+
+
+def _known(test: Sequential) -> Interval | None:
+    return test.interval if math.isfinite(test.interval.high) else None
 
 
 def _timeout(deadline: float) -> float:

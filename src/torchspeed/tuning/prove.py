@@ -33,13 +33,15 @@ class Evidence:
 class Reference:
     """The job as written, and how far it agrees with itself.
 
-    reproducible: two processes gave the same bits. noise: relative difference of the mean gradients between two seeds
+    reproducible: two processes gave the same bits. rounding: relative difference of the gradients when weights and
+    inputs are rounded to bfloat16. noise: relative difference of the mean gradients between two seeds
     of the generators, 0 where nothing is drawn. other_seeds: makes the loss curves of other seeds, when needed.
     """
 
     evidence: Evidence
     weights: Path
     reproducible: bool
+    rounding: float
     noise: float
     other_seeds: Callable[[int], list[list[float]]]
     _spreads: dict[int, float] = field(default_factory=dict)
@@ -57,7 +59,7 @@ def gather(trial: Trial, weights: Path, batches_per_epoch: int, timeout: float) 
     """Evidence of a trial that was warmed up and timed, its weights after the first steps saved as ``MOVED``."""
     curve = tuple(trial.losses)
     answer = trial.ask("stream", timeout, length=batches_per_epoch, folder=str(trial.folder))
-    losses = trial.ask("gradients", timeout, weights=str(weights), folder=str(trial.folder), seed=0)["losses"]
+    losses = trial.ask("gradients", timeout, weights=str(weights), folder=str(trial.folder))["losses"]
     return Evidence(trial.folder, Stream.from_dict(answer), tuple(losses), curve)
 
 
@@ -97,7 +99,7 @@ def prove_close(candidate: Evidence, reference: Reference, *, data: bool) -> Pro
         return Proof(False, f"{len(candidate.losses)} losses came where as written {len(own.losses)} came")
     average = reference.noise > 0
     compared = proof.gradients(own.folder, candidate.folder, len(own.losses), average=average)
-    bound = proof.GRADIENT + 1.5 * reference.noise
+    bound = proof.gradient_bound(reference.rounding, reference.noise)
     if compared.problem:
         return Proof(False, compared.problem)
     if not compared.error <= bound:

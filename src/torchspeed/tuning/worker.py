@@ -103,9 +103,10 @@ class Session:
         """Parts of the stream of batches of epochs that should have ``length`` batches."""
         return evidence.stream(self.stepper.run.loader, length, Path(folder)).as_dict()
 
-    def gradients(self, weights: str, folder: str, seed: int) -> Any:
+    def gradients(self, weights: str, folder: str, seed: int = 0, rounded: bool = False) -> Any:
         """Losses at equal weights; gradients go to the folder."""
-        return {"losses": evidence.gradients(self.stepper, Path(weights), Path(folder), seed=seed)}
+        path = Path(folder)
+        return {"losses": evidence.gradients(self.stepper, Path(weights), path, seed=seed, rounded=rounded)}
 
     def memory(self) -> Any:
         """The most bytes in use so far: of the device, or of this process on a CPU."""

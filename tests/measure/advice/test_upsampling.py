@@ -51,7 +51,7 @@ def test_upsampling_is_said_with_its_factor(advised, marked, transform: str, siz
 
 
 @pytest.mark.parametrize(
-    "transform", ["Resize((16, 16))", "Resize(36),\n    RandomCrop(32)", "RandomCrop(32, padding=4)"]
+    "transform", ["Resize((16, 16))", "Resize(48),\n    RandomCrop(32)", "RandomCrop(32, padding=4)"]
 )
 def test_a_resize_that_adds_no_pixels_is_no_fault(advised, transform: str) -> None:
     assert advised(data(transform), "upsampling_resize") == []

@@ -116,6 +116,7 @@ class CudaGraphs(Lever):
     stage = Stage.STEP
     guarantee = Guarantee.CLOSE
     moves = frozenset({Bound.OVERHEAD})
+    usual_gain = 1.6
     conflicts = frozenset({"compile"})
 
     def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:

@@ -33,6 +33,7 @@ class CudnnBenchmark(Lever):
     stage = Stage.MODEL
     guarantee = Guarantee.CLOSE
     moves = frozenset({Bound.COMPUTE, Bound.MEMORY})
+    usual_gain = 1.15
 
     def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:
         return (AS_WRITTEN, "on")

@@ -53,6 +53,7 @@ class FlushDenormals(Lever):
     stage = Stage.PROCESS
     guarantee = Guarantee.CLOSE
     moves = frozenset({Bound.COMPUTE})
+    usual_gain = 1.01
 
     def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:
         return (AS_WRITTEN, "on")

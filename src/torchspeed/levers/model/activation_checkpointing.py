@@ -13,6 +13,7 @@ https://docs.pytorch.org/docs/stable/checkpoint.html
 
 from collections import Counter
 from collections.abc import Iterator
+from types import MethodType
 from typing import Any, final
 
 import torch
@@ -39,7 +40,7 @@ def checkpoint_module(module: nn.Module) -> None:
         kernels = _attention_kernels()
         # Backward runs outside of the contexts of forward. PyTorch puts autocast back, but not these.
         again = written if len(kernels) == len(_KERNELS) else _with_kernels(kernels, written)
-        return checkpoint(again, self, *args, use_reentrant=False, preserve_rng_state=True, **kwargs)
+        return checkpoint(MethodType(again, self), *args, use_reentrant=False, preserve_rng_state=True, **kwargs)
 
     set_forward(module, forward)
 
@@ -74,17 +75,17 @@ def _may_run_twice(block: nn.Module) -> bool:
     return True
 
 
-_KERNELS = {
-    SDPBackend.FLASH_ATTENTION: torch.backends.cuda.flash_sdp_enabled,
-    SDPBackend.EFFICIENT_ATTENTION: torch.backends.cuda.mem_efficient_sdp_enabled,
-    SDPBackend.CUDNN_ATTENTION: torch.backends.cuda.cudnn_sdp_enabled,
-    SDPBackend.MATH: torch.backends.cuda.math_sdp_enabled,
-}
+_KERNELS = (
+    (SDPBackend.FLASH_ATTENTION, torch.backends.cuda.flash_sdp_enabled),
+    (SDPBackend.EFFICIENT_ATTENTION, torch.backends.cuda.mem_efficient_sdp_enabled),
+    (SDPBackend.CUDNN_ATTENTION, torch.backends.cuda.cudnn_sdp_enabled),
+    (SDPBackend.MATH, torch.backends.cuda.math_sdp_enabled),
+)
 
 
 def _attention_kernels() -> list[SDPBackend]:
     """The kernels that attention may take now."""
-    return [kernel for kernel, is_allowed in _KERNELS.items() if is_allowed()]  # type: ignore[no-untyped-call]
+    return [kernel for kernel, is_allowed in _KERNELS if is_allowed()]  # type: ignore[no-untyped-call]
 
 
 def _with_kernels(kernels: list[SDPBackend], written: Forward) -> Forward:
@@ -102,6 +103,7 @@ class ActivationCheckpointing(Lever):
     stage = Stage.MODEL
     guarantee = Guarantee.EXACT
     moves = frozenset({Bound.MEMORY})
+    usual_gain = 1.0
 
     def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:
         return (AS_WRITTEN, "blocks", "half")

@@ -86,6 +86,7 @@ class Attention(Lever):
     stage = Stage.MODEL
     guarantee = Guarantee.CLOSE
     moves = frozenset({Bound.COMPUTE, Bound.MEMORY})
+    usual_gain = 1.1
 
     def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:
         return (AS_WRITTEN, *KERNELS)

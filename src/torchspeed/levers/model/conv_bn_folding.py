@@ -68,6 +68,7 @@ class ConvBnFolding(Lever):
     stage = Stage.MODEL
     guarantee = Guarantee.CLOSE
     moves = frozenset({Bound.COMPUTE, Bound.MEMORY, Bound.OVERHEAD})
+    usual_gain = 1.05
     phase = Phase.EVALUATION
 
     def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:

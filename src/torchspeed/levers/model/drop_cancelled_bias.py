@@ -80,6 +80,7 @@ class DropCancelledBias(Lever):
     stage = Stage.MODEL
     guarantee = Guarantee.CLOSE
     moves = frozenset({Bound.COMPUTE, Bound.MEMORY, Bound.OVERHEAD})
+    usual_gain = 1.02
 
     def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:
         return (AS_WRITTEN, "on")

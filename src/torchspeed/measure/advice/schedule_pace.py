@@ -59,8 +59,7 @@ def _rates(subject: Subject, moves: int) -> tuple[list[float], str]:
             try:
                 schedule.step()
             except ValueError as error:
-                # A schedule may refuse the step after its last: the end of the training, and no fault.
-                return rates, "" if move >= moves - 1 else f"it fails at move {move + 1:,} of {moves:,}: {error}"
+                return rates, f"it fails at move {move + 1:,} of {moves:,}: {error}"
             rates.append(_rate(optimizer))
     return rates, ""
 
