@@ -75,7 +75,8 @@ def bandwidths(device: torch.device) -> tuple[tuple[int, float], ...]:
             (8, lambda: two.copy_(one)),  # noqa: B023
             (4, lambda: one.sum()),  # noqa: B023
         )
-        found.append((size, max(width * count / best_seconds(call, device, _STREAM_SECONDS) for width, call in streams)))
+        rates = [width * count / best_seconds(call, device, _STREAM_SECONDS) for width, call in streams]
+        found.append((size, max(rates)))
     return tuple(found)
 
 

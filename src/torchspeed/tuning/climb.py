@@ -172,7 +172,8 @@ class Climb:
 
     def _difference(self, first: Trial, second: Trial) -> tuple[float, float]:
         """How far two trials of one plan are apart, as a factor ≥ 1; and their median seconds per sample."""
-        ratios, seconds = [], []
+        ratios: list[float] = []
+        seconds: list[float] = []
         for turn in range(SAME_PAIRS):
             pair = [first, second] if turn % 2 == 0 else [second, first]
             timed = {

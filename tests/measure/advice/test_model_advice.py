@@ -153,7 +153,7 @@ def test_a_layer_cut_off_from_the_loss(advised, marked) -> None:
 
 
 def test_a_layer_that_only_some_batches_use_is_no_fault(advised) -> None:
-    text = NET.replace("self.conv(x)", "(self.conv(x) if torch.rand(()) > 0.6 else self.conv(x).detach())")
+    text = NET.replace("self.conv(x)", "(self.conv(x) if 0.7 < torch.rand(()) < 0.8 else self.conv(x).detach())")
     assert advised(text, "no_gradient") == []
 
 
@@ -174,6 +174,7 @@ def test_a_linear_layer_that_is_the_model(advised, marked) -> None:
     assert "12,544 inputs, a flattened 64×14×14" in advice.found
     assert "100% of 1,608,068 parameters and does 25% of the FLOPs" in advice.effect
     assert "8,192 weights are left" in advice.remedy
+    assert advised(text.replace("128", "8"), "wide_linear") == []
 
 
 def test_a_wide_linear_layer_on_vectors_is_no_fault(advised) -> None:

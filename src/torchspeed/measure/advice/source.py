@@ -86,6 +86,7 @@ class Sources:
         while waiting and len(self._nodes) < _MOST_FILES:
             scope, file = _home(waiting.pop(0))
             if file is not None and file not in self._nodes:
+                linecache.checkcache(file)  # it may have been edited since somebody last asked
                 lines = linecache.getlines(file, dict(scope))
                 try:
                     self._nodes[file] = Node(file, ast.parse("".join(lines)), scope)
