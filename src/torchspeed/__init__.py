@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from torchspeed.models import summary
     from torchspeed.plan import Plan
     from torchspeed.run import Run
+    from torchspeed.tuning.batch_result import FastestBatch, LargestBatch
+    from torchspeed.tuning.batch_size import fastest_batch, largest_batch
     from torchspeed.tuning.result import Tuning
     from torchspeed.tuning.tune import tune
 
@@ -32,9 +34,11 @@ _HOMES = {
     "DataLoader": "data.dataloader",
     "Explanation": "measure.explain",
     "Facts": "facts",
+    "FastestBatch": "tuning.batch_result",
     "Goal": "job",
     "Guarantee": "lever",
     "Job": "job",
+    "LargestBatch": "tuning.batch_result",
     "Lever": "lever",
     "Machine": "machine",
     "Measurement": "measurement",
@@ -47,7 +51,9 @@ _HOMES = {
     "Tuning": "tuning.result",
     "build": "engine.build",
     "explain": "measure.explain",
+    "fastest_batch": "tuning.batch_size",
     "hugging_face": "data.sources.image_columns",
+    "largest_batch": "tuning.batch_size",
     "load_job": "load",
     "plan_beside": "load",
     "prepare": "attach.prepare",
@@ -63,9 +69,11 @@ __all__ = [
     "DataLoader",
     "Explanation",
     "Facts",
+    "FastestBatch",
     "Goal",
     "Guarantee",
     "Job",
+    "LargestBatch",
     "Lever",
     "Machine",
     "Measurement",
@@ -78,7 +86,9 @@ __all__ = [
     "Tuning",
     "build",
     "explain",
+    "fastest_batch",
     "hugging_face",
+    "largest_batch",
     "load_job",
     "plan_beside",
     "prepare",

@@ -68,6 +68,14 @@ def tune(
     out: Annotated[Path | None, typer.Option(help="Write the plan here (TOML), its evidence in comments.")] = None,
     lever: Annotated[list[str] | None, typer.Option(help="Try this one only. Repeatable. Default: all.")] = None,
     memory: Annotated[str | None, typer.Option(help="The most that a plan may use, such as 8GiB.")] = None,
+    largest_batch: Annotated[
+        bool, typer.Option("--largest-batch", help="Instead: the largest batch that fits. Nothing is chosen.")
+    ] = False,
+    fastest_batch: Annotated[
+        bool, typer.Option("--fastest-batch", help="Instead: the batch size of the best throughput. Nothing is chosen.")
+    ] = False,
+    ranks: Annotated[int, typer.Option(min=1, help="Processes that share that batch.")] = 1,
+    plan: Annotated[Path | None, typer.Option(help="The plan (TOML) that batch sizes are run with.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the training data.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples per optimizer step.")] = None,
     device: Annotated[str | None, typer.Option(help="cuda, mps or cpu. Default: the first that is there.")] = None,
@@ -79,6 +87,14 @@ def tune(
         raise PlanError(f"--out {out}: there is no folder {out.absolute().parent}; make it first")
     path = data and os.path.abspath(data)
     reference: dict[str, Any] = {"job": _absolute(job), "data": path, "epochs": epochs, "batch_size": batch_size}
+    if largest_batch or fastest_batch:
+        asked = [torchspeed.largest_batch] * largest_batch + [torchspeed.fastest_batch] * fastest_batch
+        given = {"--out": out, "--lever": lever, "--fresh": fresh}
+        _leave_out(given, "batch sizes are reported and not written into a plan")
+        start = None if plan is None else torchspeed.Plan.read(plan)
+        _batch_sizes(asked, reference, json_, plan=start, budget=budget, device=device, memory=memory, ranks=ranks)
+        return
+    _leave_out({"--ranks": ranks > 1, "--plan": plan}, "they are for --largest-batch and --fastest-batch")
     tuning = _tune(reference, budget, device=device, levers=lever, memory=memory, fresh=fresh)
     if out is not None:
         _write(out, tuning.to_toml())
@@ -180,6 +196,26 @@ def _tune(reference: dict[str, Any], budget: str, **options: Any) -> Any:
     return torchspeed.tune(
         _load(reference), budget=budget, source=source, say=lambda line: typer.echo(line, err=True), **options
     )
+
+
+def _batch_sizes(asked: list[Any], reference: dict[str, Any], as_json: bool, **options: Any) -> None:
+    """Ask about the batch size of a job by its name, and print the answers; each question has the whole budget."""
+    job, source = _load(reference), functools.partial(_load, reference)
+    answers = {
+        question.__name__: question(job, source=source, say=lambda line: typer.echo(line, err=True), **options)
+        for question in asked
+    }
+    if as_json:
+        typer.echo(json.dumps({name: answer.as_dict() for name, answer in answers.items()}, indent=2))
+    else:
+        typer.echo("\n\n".join(str(answer) for answer in answers.values()))
+
+
+def _leave_out(given: dict[str, Any], why: str) -> None:
+    """Raise PlanError if any of the options was given."""
+    extra = [name for name, value in given.items() if value is not None and value is not False and value != []]
+    if extra:
+        raise PlanError(f"leave out {', '.join(extra)}: {why}")
 
 
 def _tuned(reference: dict[str, Any], budget: str, device: str | None, quiet: bool) -> Any:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,17 +66,6 @@ def captured() -> int:
 
 def machine(**changes: Any) -> Machine:
     return Machine(**{**HERE.__dict__, **changes})
-
-
-@pytest.fixture
-def captured_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Graphs are captured and differentiated as always, and then run without code being generated for them."""
-    written = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda target, mode="default": written(target, backend="aot_eager"))
-    torch.compiler.reset()
-    counters.clear()
-    yield
-    torch.compiler.reset()
 
 
 # compile

@@ -69,6 +69,9 @@ def test_a_trial_steps_as_train_does(tmp_path: Path) -> None:
 
 def test_a_trial_is_stopped_while_nothing_is_asked_of_it(tmp_path: Path) -> None:
     with started(tmp_path, blobs_job()) as trial:
+        deadline = time.monotonic() + 5
+        while state(trial._process.pid) != "T" and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert state(trial._process.pid) == "T"
         assert trial.block(1, 60).steps == 1
     with pytest.raises(ProcessLookupError):

@@ -21,6 +21,7 @@ from torchspeed.levers.model.drop_cancelled_bias import DropCancelledBias
 from torchspeed.levers.model.fused_loss import FusedLoss
 from torchspeed.levers.model.memory_format import MemoryFormat
 from torchspeed.levers.model.pool_before_activation import PoolBeforeActivation
+from torchspeed.levers.optim.batch_size import BatchSize
 from torchspeed.levers.optim.optimizer_impl import OptimizerImpl
 from torchspeed.levers.parallel.gradient_accumulation import GradientAccumulation
 
@@ -30,6 +31,7 @@ REGISTRY: dict[str, Lever] = {
         ActivationCheckpointing(),
         Allocator(),
         Attention(),
+        BatchSize(),
         Compile(),
         ConvBnFolding(),
         CudaGraphs(),

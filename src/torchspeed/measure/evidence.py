@@ -87,7 +87,9 @@ def stream(loader: Loader, length: int, folder: Path) -> Stream:
     return Stream(len(loader), loader.samples, tuple(glimpses), at_the_end)
 
 
-def gradients(stepper: Stepper, weights: Path, folder: Path, *, seed: int = 0, rounded: bool = False) -> list[float]:
+def gradients(
+    stepper: Stepper, weights: Path, folder: Path, *, seed: int = 0, rounded: bool = False, count: int = BATCHES
+) -> list[float]:
     """Losses of the first batches at ``weights``; the gradients that the step left go to ``folder/gradient-K``.
 
     A parameter that got no gradient is not in the file. ``seed`` is that of the generators, for dropout and its like.
@@ -99,7 +101,7 @@ def gradients(stepper: Stepper, weights: Path, folder: Path, *, seed: int = 0, r
     losses = []
     batches = iter(run.loader.epoch(0))
     with dropout_off(run.model):
-        for number in range(min(BATCHES, len(run.loader))):
+        for number in range(min(count, len(run.loader))):
             put(run.model, nearby)
             run.optimizer.zero_grad()
             batch = next(batches)

@@ -3,9 +3,9 @@
 How much a rounding does depends on the model: computing in bf16 moves the gradient of a small transformer by 0.7 % of
 its norm, that of a ResNet-20 fresh from its initialisation by 20 %, and both train well. So the bound is that of a
 backward error analysis: a computation is as good as its format if its result is the exact one of data that are off
-by a rounding. Weights and inputs are rounded to bf16, everything is computed as written, and the gradient may be off by three
-times what that does. Measured over nine models: computing in bf16 does 1.1 to 2.6 times as much, rounding the layers'
-outputs to 2 bits of mantissa 4 to 19 times.
+by a rounding. Weights and inputs are rounded to bf16, everything is computed as written, and the gradient may be off
+by three times what that does. Measured over nine models: computing in bf16 does 1.1 to 2.6 times as much, rounding
+the layers' outputs to 2 bits of mantissa 4 to 19 times.
 
 Bit for bit is asked of EXACT levers where the reference is bit for bit the same with itself; where it is not (atomic
 sums on a GPU), nothing can be, and the reference's own spread is the tolerance.
@@ -149,7 +149,7 @@ def gradients(reference: Path, candidate: Path, count: int, *, average: bool = F
 
 
 def gradient_bound(rounding: float, noise: float) -> float:
-    """How far gradients may be off, where rounding weights and inputs does ``rounding`` and other draws do ``noise``."""
+    """How far gradients may be off, where rounding weights and inputs does ``rounding``, other draws ``noise``."""
     return min(MOST_GRADIENT, max(LEAST_GRADIENT, GRADIENT * rounding)) + 1.5 * noise
 
 

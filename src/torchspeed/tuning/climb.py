@@ -18,20 +18,20 @@ from torchspeed.measure.proof import Proof
 from torchspeed.measure.statistics import PROCESS_NOISE, Interval, Verdict, combine, decide
 from torchspeed.plan import Plan
 from torchspeed.tuning.candidates import Candidate, most_gain
-from torchspeed.tuning.compare import Comparison, compare, compare_briefly, compare_evaluations
+from torchspeed.tuning.compare import FEW_PAIRS, Comparison, compare, compare_briefly, compare_evaluations
 from torchspeed.tuning.laboratory import MOVED, Laboratory
 from torchspeed.tuning.prove import Evidence, Reference, gather, prove_close, prove_exact, prove_scores
 from torchspeed.tuning.result import Ablation, Tried
 from torchspeed.tuning.trial import Trial, TrialFailed
 
 ALPHA = 0.02
-LEAST_GAIN = 1.01
+LEAST_GAIN = 1.015
 SAME_PAIRS = 6
-LEAST_LUCK = 0.07
+FEW_BATCHES = 3
+LEAST_LUCK = 0.03
 MOST_PROCESS_PAIRS = 6
-RESERVE = 0.3
 WORTH_ANOTHER_TRY = 0.9
-LONGEST_COMPARISON = 0.15
+LONGEST_COMPARISON = 0.1
 START_NOISE = 0.5
 
 
@@ -57,6 +57,7 @@ class Climb:
         self.baseline_seconds = 0.0
         self._evidence: Evidence
         self.budget = self.laboratory.remaining
+        self.trial_seconds = self.first_trial_seconds = 0.0
 
     def begin(self) -> list[Candidate]:
         """Two trials as written: how fast it is, how far two equal processes are apart, whether they agree.
@@ -67,7 +68,9 @@ class Climb:
         began = time.monotonic()
         try:
             first = self.incumbent = self.laboratory.open(Plan())
-            self.baseline_seconds = first.block(self.laboratory.block_steps, self.laboratory.limit).seconds_per_sample
+            block = first.block(self.laboratory.block_steps, self.laboratory.limit)
+            self.baseline_seconds = block.seconds_per_sample
+            self.trial_seconds = self.first_trial_seconds = time.monotonic() - began + FEW_PAIRS * block.seconds
             found = [Candidate(**one) for one in first.ready["candidates"] if one["lever"] in self.levers]
             if self.laboratory.remaining < 3 * (time.monotonic() - began):
                 self.complete = False
@@ -102,9 +105,14 @@ class Climb:
         for candidate, plan in again:
             changed = len(self.plan.options) > len(plan.options)
             tried = self.attempt(candidate) if changed else None
-            if tried is not None:
+            if tried is not None and tried.interval is not None:
                 self.tried = [one for one in self.tried if one.name != tried.name]
                 self._record(tried)
+
+    def put_back(self) -> None:
+        """Begin again from the job as written, in a fresh process."""
+        self.plan, self.evidence = Plan(), self.reference.evidence
+        self._reopen()
 
     def take_out_each(self) -> list[Ablation]:
         """The backward pass: a lever without which the plan is as fast is taken out."""
@@ -116,7 +124,7 @@ class Climb:
                 own = next(one.interval for one in self.tried if one.kept and one.lever == name)
                 assert own is not None
                 return [Ablation(name, option, own, True)]
-            if self.laboratory.remaining < 0.5 * RESERVE * self.budget:
+            if self.laboratory.remaining < 2 * self.first_trial_seconds:
                 self.notes.append(f"no time was left to take {name} out of the plan once")
                 continue
             without = self.plan.without(name)
@@ -165,10 +173,15 @@ class Climb:
 
     def _measure_again(self, lever: Lever) -> None:
         """What the plan with ``lever`` is like: where its time goes and, if processes differ now, how far they do."""
-        self.parts = self.incumbent.ask("parts", self.laboratory.limit, seconds=min(2.0, 0.01 * self.budget))
+        self.parts = self._parts(self.incumbent)
         if lever.stage is Stage.PROCESS:
             with self.laboratory.open(self.plan) as other:
                 self.noise, _ = self._difference(self.incumbent, other)
+
+    def _parts(self, trial: Trial) -> dict[str, float]:
+        steps = max(3, min(100, self.laboratory.block_steps * 4))
+        parts: dict[str, float] = trial.ask("parts", self.laboratory.limit, steps=steps)
+        return parts
 
     def _difference(self, first: Trial, second: Trial) -> tuple[float, float]:
         """How far two trials of one plan are apart, as a factor ≥ 1; and their median seconds per sample."""
@@ -185,18 +198,25 @@ class Climb:
         ratio = median(ratios)
         return max(ratio, 1 / ratio), median(seconds)
 
+    def _out_of_time(self) -> bool:
+        """Whether what is left is needed to take each lever out once and to measure the plan as a whole."""
+        needed = 2 * self.first_trial_seconds + (len(self.plan.options) + 2) * self.trial_seconds
+        return self.laboratory.remaining < needed
+
     def _agreement(self, first: Trial) -> None:
         limit = self.laboratory.limit
         second = self.laboratory.open(Plan())
         self.noise, self.baseline_seconds = self._difference(first, second)
         curves = first.losses[: len(second.losses)], second.losses[: len(first.losses)]
         own = gather(second, self.laboratory.weights, first.ready["batches_per_epoch"], limit)
-        self._gradients(first, first.folder.name)
-        repeated = proof.gradients(second.folder, first.folder, len(own.losses))
+        again = self._gradients(first, "again", count=FEW_BATCHES)
+        few = min(FEW_BATCHES, len(own.losses))
+        repeated = proof.gradients(second.folder, again, few)
         reproducible = curves[0] == curves[1] and repeated.equal
-        other, rounded = self._gradients(first, "other-seed", seed=1), self._gradients(first, "rounded", rounded=True)
-        drawn = proof.gradients(first.folder, other, len(own.losses), average=True)
-        rounding = proof.gradients(first.folder, rounded, len(own.losses)).error
+        other = self._gradients(first, "other-seed", seed=1, count=FEW_BATCHES)
+        rounded = self._gradients(first, "rounded", rounded=True, count=FEW_BATCHES)
+        drawn = proof.gradients(second.folder, other, few, average=True)
+        rounding = proof.gradients(second.folder, rounded, few).error
         noise = 0.0 if drawn.equal else drawn.error
         if not reproducible:
             noise = max(noise, repeated.error)
@@ -206,7 +226,7 @@ class Climb:
             )
         self.reference = Reference(own, self.laboratory.weights, reproducible, rounding, noise, self._other_seeds)
         self.evidence = own
-        self.parts = second.ask("parts", limit, seconds=min(3.0, 0.02 * self.budget))
+        self.parts = self._parts(second)
         self.laboratory.close(second)
 
     def _gradients(self, trial: Trial, folder: str, **how: int) -> Path:
@@ -244,9 +264,10 @@ class Climb:
         most, sentence = most_gain(lever, self.parts)
         if most < LEAST_GAIN:
             return replace(refused, why=f"not tried: {sentence}")
-        if self.laboratory.remaining < RESERVE * self.budget + 2 * self.incumbent.start_seconds:
+        if self._out_of_time():
             self.complete = False
             return replace(refused, why="not tried: the budget was used up")
+        self._began = time.monotonic()
         try:
             trial = self.laboratory.open(plan)
         except TrialFailed as failed:
@@ -277,11 +298,14 @@ class Climb:
                 return replace(tried, why=f"with it {name} is impossible: {why}")
         if lever.phase is Phase.EVALUATION:
             return self._judge_evaluation(trial, tried)
-        result = self._compare(self.incumbent, trial)
+        result = self._compare(self.incumbent, trial, self._beyond_luck())
+        self.trial_seconds = time.monotonic() - self._began
         peak = trial.ask("memory", self.laboratory.limit)["bytes"]
         tried = replace(tried, interval=result.interval, first_seconds=trial.first_seconds, peak_memory=peak)
         if result.undecided or result.interval is None:
             return replace(tried, why="not decided in the time that a trial may take")
+        if result.faded:
+            return replace(tried, why="faster in its first steps only")
         if not result.faster:
             return replace(tried, why="slower" if result.interval.high < 1 else "no gain that can be told from noise")
         if peak > self.memory:
@@ -310,7 +334,7 @@ class Climb:
         pairs = [first]
         while True:
             verdict = decide(pairs, least_gain=LEAST_GAIN, alpha=ALPHA, most_process_pairs=MOST_PROCESS_PAIRS)
-            if verdict is not Verdict.UNDECIDED or self.laboratory.remaining < RESERVE * self.budget:
+            if verdict is not Verdict.UNDECIDED or self._out_of_time():
                 return combine(pairs), verdict
             with self.laboratory.open(self.plan) as ours, self.laboratory.open(plan) as theirs:
                 again = compare_briefly(ours, theirs, self.laboratory.block_steps, self._deadline())
@@ -356,9 +380,9 @@ class Climb:
             return saved, extra, f"{pays} and it saves {saved:.1f} s over the {steps} steps of the job"
         return saved, extra, f"{pays}, paid back after {extra / per_step:.0f} of {steps} steps"
 
-    def _compare(self, incumbent: Trial, candidate: Trial) -> Comparison:
+    def _compare(self, incumbent: Trial, candidate: Trial, sure: float = 1.0) -> Comparison:
         steps = self.laboratory.block_steps
-        return compare(incumbent, candidate, steps, self._deadline(), alpha=ALPHA, gain=LEAST_GAIN)
+        return compare(incumbent, candidate, steps, self._deadline(), alpha=ALPHA, gain=LEAST_GAIN, sure=sure)
 
     def _deadline(self) -> float:
         return time.monotonic() + max(3.0, min(LONGEST_COMPARISON * self.budget, self.laboratory.remaining))

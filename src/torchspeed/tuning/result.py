@@ -1,7 +1,8 @@
 """``Tuning``: what ``tune`` found, every lever tried with its figures and the sentence why it was kept or refused."""
 
 import io
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -166,14 +167,18 @@ class Tuning:
         table = Table(box=SIMPLE_HEAD, title_justify="left")
         for column in ("lever", "speed-up", "proof", ""):
             table.add_column(column, overflow="fold")
-        for one in self.tried:
+        timed = [one for one in self.tried if one.interval is not None]
+        for one in timed:
             table.add_row(
                 one.name,
-                "" if one.interval is None else _factor(one.interval),
+                _factor(one.interval) if one.interval else "",
                 one.proof,
                 f"{'kept' if one.kept else 'refused'}: {one.why}",
             )
-        parts = [_text(table).rstrip()]
+        parts = [_text(table).rstrip()] if timed else []
+        untimed = _grouped([one for one in self.tried if one.interval is None])
+        if untimed:
+            parts.append("refused without being timed\n" + "\n".join(f"  {line}" for line in untimed))
         if self.ablation:
             lines = [f"  {one.lever}={one.option}: {_factor(one.interval)}" for one in self.ablation]
             parts.append("what each lever of the plan is worth (the plan without it ÷ the plan)\n" + "\n".join(lines))
@@ -181,6 +186,16 @@ class Tuning:
         if self.from_cache:
             parts.append(self.from_cache)
         return "\n\n".join(parts)
+
+
+def _grouped(refused: Sequence[Tried]) -> list[str]:
+    """A line for each sentence: options of a lever that differ in nothing but their number share one."""
+    groups: dict[tuple[str, str], list[Tried]] = {}
+    for one in refused:
+        groups.setdefault((one.lever, re.sub(r"\d+", "#", one.why)), []).append(one)
+    return [
+        f"{lever}={', '.join(str(one.option) for one in group)}: {group[0].why}" for (lever, _), group in groups.items()
+    ]
 
 
 def _factor(interval: Interval) -> str:

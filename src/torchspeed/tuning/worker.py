@@ -84,9 +84,9 @@ class Session:
         """Timed steps."""
         return dataclasses.asdict(self.stepper.block(steps))
 
-    def parts(self, seconds: float) -> Any:
+    def parts(self, steps: int) -> Any:
         """Where the time of a step goes: {part: seconds}, and "step", their sum."""
-        parts = measure_parts(self.stepper.run, seconds=seconds)
+        parts = measure_parts(self.stepper.run, steps=steps, warmup=1)
         return {"step": parts.step_seconds, **parts.seconds}
 
     def evaluation(self, weights: str) -> Any:
@@ -103,10 +103,9 @@ class Session:
         """Parts of the stream of batches of epochs that should have ``length`` batches."""
         return evidence.stream(self.stepper.run.loader, length, Path(folder)).as_dict()
 
-    def gradients(self, weights: str, folder: str, seed: int = 0, rounded: bool = False) -> Any:
+    def gradients(self, weights: str, folder: str, **how: Any) -> Any:
         """Losses at equal weights; gradients go to the folder."""
-        path = Path(folder)
-        return {"losses": evidence.gradients(self.stepper, Path(weights), path, seed=seed, rounded=rounded)}
+        return {"losses": evidence.gradients(self.stepper, Path(weights), Path(folder), **how)}
 
     def memory(self) -> Any:
         """The most bytes in use so far: of the device, or of this process on a CPU."""

@@ -107,7 +107,7 @@ class Compile(Lever):
     stage = Stage.STEP
     guarantee = Guarantee.CLOSE
     moves = frozenset({Bound.COMPUTE, Bound.MEMORY, Bound.OVERHEAD})
-    usual_gain = 1.25
+    usual_gain = 1.13
     conflicts = frozenset({"cuda_graphs"})
 
     def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:
