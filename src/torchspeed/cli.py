@@ -69,10 +69,10 @@ def tune(
     lever: Annotated[list[str] | None, typer.Option(help="Try this one only. Repeatable. Default: all.")] = None,
     memory: Annotated[str | None, typer.Option(help="The most that a plan may use, such as 8GiB.")] = None,
     largest_batch: Annotated[
-        bool, typer.Option("--largest-batch", help="Instead: the largest batch that fits. Nothing is chosen.")
+        bool, typer.Option("--largest-batch", help="Instead: the largest batch that fits (budget: its own).")
     ] = False,
     fastest_batch: Annotated[
-        bool, typer.Option("--fastest-batch", help="Instead: the batch size of the best throughput. Nothing is chosen.")
+        bool, typer.Option("--fastest-batch", help="Instead: the batch of best throughput (budget: its own).")
     ] = False,
     ranks: Annotated[int, typer.Option(min=1, help="Processes that share that batch.")] = 1,
     plan: Annotated[Path | None, typer.Option(help="The plan (TOML) that batch sizes are run with.")] = None,

@@ -71,6 +71,10 @@ def test_a_size_is_found_within_a_sixteenth(peak: Callable[[int], float], start:
     assert len(ran) <= 16
 
 
+def test_from_one_size_nothing_is_run_that_might_not_fit() -> None:
+    assert Growth(900, 1 << 40, {64: 600}).next() == 96
+
+
 def test_there_is_no_batch_larger_than_the_data() -> None:
     assert searched(lambda size: 100, allowed=900, start=64, most=1000) == (1000, [64, 256, 1000])
 

@@ -14,11 +14,11 @@ from torchspeed.run import Mark, Run, Step
 TRANSFER, FORWARD, BACKWARD, OPTIMIZER = "transfer", "forward", "backward", "optimizer"
 
 
-def _unmarked(part: str) -> None:
+def unmarked(part: str) -> None:
     """Nobody measures."""
 
 
-def make_step(run: Run, mark: Mark = _unmarked) -> Step:
+def make_step(run: Run, mark: Mark = unmarked) -> Step:
     """``batch -> loss``: forward, backward, clip, update. The loss stays on its device, detached.
 
     ``mark`` is called at the end of each part, with its name.

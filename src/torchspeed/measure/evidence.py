@@ -108,7 +108,7 @@ def gradients(
             if rounded:
                 batch = map_tensors(batch, _rounded)
             seed_everything(_SEED + 100 * seed + number)
-            losses.append(float(stepper.take(batch)))
+            losses.append(float(stepper.take(batch, (0, number))))
             save_file(_gradients(run.model), folder / f"gradient-{number}.safetensors")
     put(run.model, start)
     return losses

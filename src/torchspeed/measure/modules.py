@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.utils._pytree import tree_leaves
 
-from torchspeed.engine.step import BACKWARD, FORWARD, make_step
+from torchspeed.engine.step import BACKWARD, FORWARD, make_step, unmarked
 from torchspeed.errors import NotApplicable
 from torchspeed.measure.clock import Marks
 from torchspeed.measure.parts import Walk, middle_half
@@ -60,7 +60,7 @@ def time_modules(run: Run, *, seconds: float = 3.0) -> tuple[ModuleSeconds, ...]
     while True:
         with _Watch(list(names), marks) as watch:
             marks.start()
-            full = walk.step(make_step(run, watch.part_ended), _unmarked)
+            full = walk.step(make_step(run, watch.part_ended), unmarked)
             marks(None)
         if full:
             steps.append(_sums(marks.read()))
@@ -158,7 +158,3 @@ class _Watch:
 
 def _nodes(values: Any) -> set[Node]:
     return {leaf.grad_fn for leaf in tree_leaves(values) if isinstance(leaf, Tensor) and leaf.grad_fn is not None}
-
-
-def _unmarked(part: str) -> None:
-    """The parts of these steps are not timed."""

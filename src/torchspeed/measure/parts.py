@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TypeVar
 
-from torchspeed.engine.step import BACKWARD, FORWARD, OPTIMIZER, TRANSFER, make_step
+from torchspeed.engine.step import BACKWARD, FORWARD, OPTIMIZER, TRANSFER, make_step, unmarked
 from torchspeed.job import Batch
 from torchspeed.measure.clock import Marks, synchronize
 from torchspeed.measurement import Spread
@@ -178,14 +178,14 @@ def _warm_up(walk: Walk, taken: _Taken, warmup: int) -> None:
     ready = loader.workers * loader.prefetch + 1 if loader.workers else 0
     began = time.perf_counter()
     while walk.number < max(warmup, ready) and taken.warmup_seconds < LONGEST_WARMUP_SECONDS:
-        walk.step(take, _unmarked)
+        walk.step(take, unmarked)
         synchronize(walk.run.device)
         taken.warmup_steps, taken.warmup_seconds = walk.number, time.perf_counter() - began
 
 
 def _take_blocks(walk: Walk, taken: _Taken, steps: int | None, seconds: float) -> None:
     marks = Marks(walk.run.device)
-    marked = make_step(walk.run, _unmarked if walk.run.step_wrappers else marks)
+    marked = make_step(walk.run, unmarked if walk.run.step_wrappers else marks)
     plain = make_step(walk.run)
 
     def end_only(part: str) -> None:
@@ -228,7 +228,3 @@ def _block(walk: Walk, take: Step, mark: Mark, marks: Marks, count: int) -> list
         if part == OTHER:
             steps.append({})
     return [step for step, counts in zip(steps, full, strict=False) if counts]
-
-
-def _unmarked(part: str) -> None:
-    """Nobody measures."""

@@ -11,7 +11,6 @@ from torchspeed.levers import REGISTRY
 from torchspeed.machine import Machine
 from torchspeed.plan import Plan
 
-_LOOSEST_FIRST = [Guarantee.CLOSE, Guarantee.EXACT, Guarantee.GOAL]
 _OFF = ("off", "0", "False", "none")
 
 
@@ -28,9 +27,9 @@ class Suggestion:
 
 
 def suggestions(bound: Bound, plan: Plan, facts: Facts, machine: Machine) -> tuple[Suggestion, ...]:
-    """Levers that move ``bound`` and are not in ``plan``; those first that move most besides it.
+    """Levers that move ``bound`` and are not in ``plan``; those first that gain most where they win.
 
-    Among equals those that may change a rounding come first: they gain more than what keeps every bit.
+    What makes another training of it (GOAL) comes last.
     """
     levers = [
         lever
@@ -42,9 +41,8 @@ def suggestions(bound: Bound, plan: Plan, facts: Facts, machine: Machine) -> tup
     return tuple(Suggestion(lever.name, options, _first_sentence(lever)) for lever, options in found if options)
 
 
-def _precedence(lever: Lever) -> tuple[bool, int, int, str]:
-    last = lever.guarantee is Guarantee.GOAL
-    return last, -len(lever.moves), _LOOSEST_FIRST.index(lever.guarantee), lever.name
+def _precedence(lever: Lever) -> tuple[bool, float, str]:
+    return lever.guarantee is Guarantee.GOAL, -lever.usual_gain, lever.name
 
 
 def _applicable(lever: Lever, facts: Facts, machine: Machine) -> tuple[Option, ...]:

@@ -102,7 +102,7 @@ class Bench:
         self._start_seconds, self._seconds_per_sample = trial.start_seconds, block.seconds / block.samples
         if not self.growth.peaks:
             self._learn(trial, size)
-        held = 9 * block.samples if trial.ready["batches_per_epoch"] == 1 else size
+        held = block.samples if trial.ready["batches_per_epoch"] == 1 else size
         self.growth.most = min(self.growth.most, held) if held < size else self.growth.most
         self.growth.peaks[held] = peak
         self.ran.append(Ran(held, peak, block.seconds))
@@ -169,7 +169,7 @@ class Bench:
 
     def _failed(self, size: int, failed: TrialFailed) -> None:
         asked = f"batch size {size * self.ranks:,}"
-        if False:
+        if not self.growth.peaks and not failed.memory:
             if failed.timed_out:
                 raise JobError(
                     f"at {asked} the job did not get through its first steps within the budget of {self.budget:.0f} s "
@@ -213,7 +213,7 @@ def keep_to_free_memory() -> None:
         lines = Path("/proc/self/status").read_text().splitlines()
         data = 1024 * int(next(line for line in lines if line.startswith("VmData")).split()[1])
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(resource.RLIMIT_DATA, (data + 9 * free_memory(), hard))
+        resource.setrlimit(resource.RLIMIT_DATA, (data + free_memory(), hard))
 
 
 def gib(count: int) -> str:
