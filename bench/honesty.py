@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=20, help="of each lie, and of the truth")
     chosen = parser.parse_args()
     about = provenance("cpu")
+    planted.register()
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "same": lambda: same(chosen.comparisons),
         "lies": lambda: lies(chosen.trials),

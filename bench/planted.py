@@ -1,7 +1,7 @@
 """A job with a known amount of idle time in each step, and levers that take it out: an honest one, and eight that lie.
 
-Every lie is as fast as the truth, so that nothing but the proof can tell them apart. Importing this file puts the
-levers into the registry, in this process and, since ``planted_job`` is sent by name, in each process of a trial.
+Every lie is as fast as the truth, so that nothing but the proof can tell them apart. ``register`` puts them
+into the registry; ``planted_job`` does so in each process of a trial, where it is sent by name.
 """
 
 import time
@@ -44,6 +44,7 @@ class Net(nn.Module):
 
 def planted_job(idle: float = 0.0005, epochs: float = 20) -> torchspeed.Job:
     """Four classes of points, learnable; ``idle`` seconds of each step are for nothing."""
+    register()
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(SAMPLES, FEATURES, generator=generator)
@@ -288,4 +289,8 @@ LIES = (
     TooMuchMemory(),
 )
 PLANTED = (Same(), Truth(), *LIES)
-REGISTRY.update({lever.name: lever for lever in PLANTED})
+
+
+def register() -> None:
+    """Put the planted levers into the registry of this process."""
+    REGISTRY.update({lever.name: lever for lever in PLANTED})

@@ -30,6 +30,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("_STREAM_SECONDS", "_MATRIX_SECONDS", "_DISK_SECONDS"):
         monkeypatch.setattr(probes, name, 0.001)
     monkeypatch.setattr(probes, "_CPU_STREAMS", (2**18, 2**22))
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
     return tmp_path / "torchspeed"
 
 
@@ -112,3 +113,17 @@ def test_what_fits_a_cache_may_move_as_fast_as_the_cache() -> None:
     assert KNOWN.bandwidth(2**27) == 40e9  # between a cache and memory, the faster of the two
     assert KNOWN.bandwidth(2**30) == KNOWN.memory_bandwidth
     assert replace(KNOWN, cache_bandwidth=()).bandwidth(1) == KNOWN.memory_bandwidth
+
+
+def test_what_was_measured_on_a_busy_machine_is_measured_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine.detect("cpu")
+    monkeypatch.setattr("os.getloadavg", lambda: (100.0, 100.0, 100.0))
+    first = measured_limits(machine)
+    assert first.busy
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
+    second = measured_limits(machine)
+    assert not second.busy
+    assert second.rate("float32") >= first.rate("float32")
+    assert second.dispatch_seconds <= first.dispatch_seconds
+    marked(cache)
+    assert measured_limits(machine).date == "before"

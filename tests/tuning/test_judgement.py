@@ -23,16 +23,12 @@ ALLOWED = 900 << 20
 @pytest.fixture(scope="module")
 def climb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Climb]:
     folder = tmp_path_factory.mktemp("honesty")
+    planted.register()
     write_source(planted.planted_job, folder / "job")
     with Laboratory(folder, folder / "job", Machine.detect("cpu"), "cpu", time.monotonic() + 600) as laboratory:
         climb = Climb(laboratory, {lever.name: lever for lever in planted.PLANTED}, ALLOWED, print)
         climb.begin()
         yield climb
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _registry() -> Iterator[None]:
-    yield
     for lever in planted.PLANTED:
         REGISTRY.pop(lever.name, None)
 

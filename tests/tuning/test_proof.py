@@ -135,3 +135,18 @@ def test_integers_of_a_batch_must_be_equal(tmp_path: Path) -> None:
 def test_losses_that_are_not_finite_are_infinitely_far() -> None:
     assert proof.losses_at_equal_weights([1.0, 2.0], [1.0, float("nan")]) == float("inf")
     assert proof.curve_distance([1.0, 2.0], [1.0, float("nan")]) == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("candidate", "sentence"),
+    [
+        ({"lr of group 0": 0.1, "clip_grad_norm": None}, ""),
+        ({"lr of group 0": 0.1 + 1e-9, "clip_grad_norm": None}, ""),
+        ({"lr of group 0": 0.05, "clip_grad_norm": None}, "lr of group 0 is 0.05 instead of 0.1"),
+        ({"lr of group 0": 0.1, "clip_grad_norm": 1.0}, "clip_grad_norm is 1.0 instead of None"),
+        ({"clip_grad_norm": None}, "lr of group 0 is None instead of 0.1"),
+        ({"lr of group 0": 0.1, "clip_grad_norm": None, "nesterov": True}, "nesterov is True instead of None"),
+    ],
+)
+def test_an_optimizer_that_updates_by_other_numbers(candidate: dict[str, object], sentence: str) -> None:
+    assert proof.settings({"lr of group 0": 0.1, "clip_grad_norm": None}, candidate) == sentence

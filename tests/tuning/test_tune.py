@@ -46,6 +46,7 @@ def job() -> torchspeed.Job:
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 def tune(job: torchspeed.Job, **options: Any) -> torchspeed.Tuning:

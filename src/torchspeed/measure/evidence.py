@@ -23,6 +23,7 @@ from torchspeed.measure.stepper import Stepper
 from torchspeed.run import Loader, Run
 
 BATCHES = 8
+_NO_MATTER_HOW = {"params", "foreach", "fused", "capturable", "differentiable", "param_names", "initial_lr"}
 _SEED = 20_000
 
 
@@ -112,6 +113,17 @@ def gradients(
             save_file(_gradients(run.model), folder / f"gradient-{number}.safetensors")
     put(run.model, start)
     return losses
+
+
+def settings(run: Run) -> dict[str, Any]:
+    """The numbers that the update of the weights depends on, by group of parameters, and the clipping."""
+    found: dict[str, Any] = {"clip_grad_norm": run.clip_grad_norm}
+    for number, group in enumerate(run.optimizer.param_groups):
+        for name, value in group.items():
+            plain = value.tolist() if isinstance(value, Tensor) else value
+            if name not in _NO_MATTER_HOW and isinstance(plain, (bool, int, float, str, list, tuple)):
+                found[f"{name} of group {number}"] = [*map(float, plain)] if isinstance(plain, tuple) else plain
+    return found
 
 
 def save_weights(run: Run, path: Path) -> None:

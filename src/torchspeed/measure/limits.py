@@ -43,6 +43,7 @@ class Limits:
     host_to_device: bytes/s from pinned memory; None on a CPU. disk_read: bytes/s of a file that is not in memory; None
         where that cannot be had, with the reason in ``notes``.
     dispatch_seconds: what issuing one tiny operation through PyTorch costs, autograd recording it.
+    busy: something else ran on the machine meanwhile, so they may be higher.
     """
 
     matrix_flops: tuple[tuple[str, float], ...]
@@ -54,6 +55,7 @@ class Limits:
     threads: int
     date: str
     notes: tuple[str, ...] = ()
+    busy: bool = False
 
     def rate(self, dtype: torch.dtype | str) -> float:
         """FLOP/s of matrix products in ``dtype``; that of float32 for a format without units of its own."""
@@ -79,6 +81,8 @@ class Limits:
 def measured_limits(machine: Machine, *, folder: Path | None = None, fresh: bool = False) -> Limits:
     """The limits of ``machine`` with the threads now in use: kept from before, or measured in about four seconds.
 
+    What was measured while the machine was busy is measured again the next time, and the better of both is kept.
+
     folder: where ``disk_read`` is measured; None takes the user's cache. fresh: measure even if they are known.
     Never fails for the cache's sake: where it cannot be read or written, a note says so.
     """
@@ -86,16 +90,21 @@ def measured_limits(machine: Machine, *, folder: Path | None = None, fresh: bool
     where = None if folder is None else str(folder.resolve())
     path = cache_folder() / "limits" / f"{fingerprint([machine.fingerprint, threads, where])}.json"
     notes = []
+    known = None
     if not fresh:
         try:
-            return _from_json(path.read_text())
+            known = _from_json(path.read_text())
         except (FileNotFoundError, NotADirectoryError):
-            pass
+            known = None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             notes.append(f"the limits kept in {path} cannot be read ({error}), so they were measured again")
+    if known is not None and not known.busy:
+        return known
     limits = _measure(machine, folder or path.parent)
+    if known is not None:
+        limits = _best(known, limits)
     try:
-        _keep(path, limits)
+        durable.publish(path, json.dumps(asdict(limits), indent=1).encode())
     except OSError as error:
         notes.append(f"the limits are measured each time: they cannot be kept in {path.parent} ({error.strerror})")
     return replace(limits, notes=(*limits.notes, *notes))
@@ -103,9 +112,11 @@ def measured_limits(machine: Machine, *, folder: Path | None = None, fresh: bool
 
 def _measure(machine: Machine, folder: Path) -> Limits:
     notes = []
+    busy = False
     with suppress(OSError, AttributeError):
         waiting = os.getloadavg()[0]
-        if waiting > _BUSY * machine.cores:
+        busy = waiting > _BUSY * machine.cores
+        if busy:
             notes.append(f"{waiting:.1f} processes ran on {machine.cores} cores meanwhile, so the limits may be higher")
     device = torch.device(machine.device)
     bandwidths = probes.bandwidths(device)
@@ -120,19 +131,23 @@ def _measure(machine: Machine, folder: Path) -> Limits:
         dispatch_seconds=probes.dispatch_seconds(device),
         threads=torch.get_num_threads(),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
+        busy=busy,
         notes=(*notes, *refused, *([reason] if reason else [])),
     )
 
 
-def _keep(path: Path, limits: Limits) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        durable.write(scratch, json.dumps(asdict(limits), indent=1).encode())
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
-    durable.fsync_folder(path.parent)
+def _best(known: Limits, measured: Limits) -> Limits:
+    """The better of two figures for each limit; the rest is that of ``measured``."""
+    rates, bandwidths = dict(known.matrix_flops), dict(known.cache_bandwidth)
+    disks = [value for value in (known.disk_read, measured.disk_read) if value is not None]
+    return replace(
+        measured,
+        matrix_flops=tuple((name, max(rate, rates.get(name, 0.0))) for name, rate in measured.matrix_flops),
+        cache_bandwidth=tuple((size, max(rate, bandwidths.get(size, 0.0))) for size, rate in measured.cache_bandwidth),
+        memory_bandwidth=max(known.memory_bandwidth, measured.memory_bandwidth),
+        disk_read=max(disks, default=None),
+        dispatch_seconds=min(known.dispatch_seconds, measured.dispatch_seconds),
+    )
 
 
 def _from_json(text: str) -> Limits:

@@ -14,10 +14,11 @@ Source: Higham, "Accuracy and Stability of Numerical Algorithms", 2002, section 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -85,6 +86,16 @@ def order(reference: Stream, candidate: Stream) -> str:
             return f"{place} has {theirs.samples} samples instead of {ours.samples}"
         if theirs.changed:
             return f"{place} was overwritten while it was in use"
+    return ""
+
+
+def settings(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
+    """What is wrong with the candidate's optimizer; "" if it updates by the same numbers."""
+    for name in [*reference, *(name for name in candidate if name not in reference)]:
+        ours, theirs = reference.get(name), candidate.get(name)
+        alike = isinstance(ours, float) and isinstance(theirs, float) and math.isclose(ours, theirs, rel_tol=1e-6)
+        if ours != theirs and not alike:
+            return f"{name} is {theirs} instead of {ours}"
     return ""
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from torchspeed.measure import proof
 from torchspeed.measure.evidence import Stream
@@ -21,12 +22,14 @@ from torchspeed.tuning.trial import Trial
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a trial did. ``curve``: losses of its steps from the first on; ``losses``: those at equal weights."""
+    """What a trial did. ``curve``: losses of its steps from the first on; ``losses``: those at equal weights;
+    ``settings``: the numbers of its optimizer."""
 
     folder: Path
     stream: Stream
     losses: tuple[float, ...]
     curve: tuple[float, ...]
+    settings: dict[str, Any]
 
 
 @dataclass
@@ -60,7 +63,7 @@ def gather(trial: Trial, weights: Path, batches_per_epoch: int, timeout: float) 
     curve = tuple(trial.losses)
     answer = trial.ask("stream", timeout, length=batches_per_epoch, folder=str(trial.folder))
     losses = trial.ask("gradients", timeout, weights=str(weights), folder=str(trial.folder))["losses"]
-    return Evidence(trial.folder, Stream.from_dict(answer), tuple(losses), curve)
+    return Evidence(trial.folder, Stream.from_dict(answer), tuple(losses), curve, trial.ready["settings"])
 
 
 def prove_exact(candidate: Evidence, incumbent: Evidence, reference: Reference) -> Proof:
@@ -69,6 +72,7 @@ def prove_exact(candidate: Evidence, incumbent: Evidence, reference: Reference) 
         close = prove_close(candidate, reference, data=False)
         return Proof(close.holds, f"the job as written does not repeat its own bits, so: {close.sentence}")
     problem = proof.streams(reference.evidence.stream, candidate.stream)
+    problem = problem or proof.settings(reference.evidence.settings, candidate.settings)
     if problem:
         return Proof(False, problem)
     if candidate.losses != incumbent.losses:
@@ -90,6 +94,7 @@ def prove_close(candidate: Evidence, reference: Reference, *, data: bool) -> Pro
     """Same up to rounding. ``data``: the values of the batches may differ by a rounding as well."""
     own = reference.evidence
     problem = proof.order(own.stream, candidate.stream) if data else proof.streams(own.stream, candidate.stream)
+    problem = problem or proof.settings(own.settings, candidate.settings)
     problem = problem or proof.moved(reference.weights, own.folder / MOVED, candidate.folder / MOVED)
     if not problem and data:
         problem = proof.batches(own.folder / "batch.safetensors", candidate.folder / "batch.safetensors")

@@ -69,6 +69,7 @@ class Session:
             "skipped": run.skipped,
             "open_seconds": opened - began,
             "build_seconds": time.perf_counter() - opened,
+            "settings": evidence.settings(run),
             "total_steps": steps,
             "batches_per_epoch": len(run.loader),
             "batch_size": run.loader.batch_size,
