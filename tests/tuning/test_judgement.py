@@ -18,6 +18,7 @@ from torchspeed.tuning.laboratory import Laboratory
 from torchspeed.tuning.source import write_source
 
 ALLOWED = 900 << 20
+TRIES = 3  # on a busy machine the clock may not tell what is faster; a lie is kept in none of them
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +54,21 @@ def test_the_job_as_written_agrees_with_itself(climb: Climb) -> None:
     ],
 )
 def test_a_lie_is_refused(climb: Climb, lever: str, sentence: str) -> None:
-    tried = climb.attempt(Candidate(lever, "on"))
-    assert tried is not None
-    assert not tried.kept
-    assert re.search(sentence, f"{tried.why}; {tried.proof}")
+    said = []
+    while not re.search(sentence, " ".join(said)) and len(said) < TRIES:
+        tried = climb.attempt(Candidate(lever, "on"))
+        assert tried is not None
+        assert not tried.kept
+        said.append(f"{tried.why}; {tried.proof}")
+    assert re.search(sentence, " ".join(said))
 
 
 def test_the_truth_is_kept(climb: Climb) -> None:
-    tried = climb.attempt(Candidate("planted_truth", "on"))
-    assert tried is not None
+    for _ in range(TRIES):
+        tried = climb.attempt(Candidate("planted_truth", "on"))
+        assert tried is not None
+        if tried.kept:
+            break
     assert tried.kept, tried.why
     assert tried.proof.startswith("same bits: 11 batches, 8 gradients, ")
     assert dict(climb.plan.options) == {"planted_truth": "on"}
