@@ -1,7 +1,7 @@
 """Does ``tune`` claim what is not there, and does it believe what is not true? Measured, not promised.
 
 - ``same``: two identical plans, compared again and again: how often is a gain claimed? (At most 2 % are allowed.)
-- ``lies``: eight levers that are as fast as an honest one and wrong, or not worth it: each must be refused every time.
+- ``lies``: levers that are as fast as an honest one and wrong, or not worth it: each must be refused every time.
 - ``truth``: a lever that takes out idle time of 5 % of a step must be found in 19 of 20 trials.
 
 Each comparison has a fresh process, through the very code that ``tune`` runs.

@@ -1,4 +1,4 @@
-"""A job with a known amount of idle time in each step, and levers that take it out: an honest one, and eight that lie.
+"""A job with a known amount of idle time in each step, and levers that take it out: an honest one, and those that lie.
 
 Every lie is as fast as the truth, so that nothing but the proof can tell them apart. ``register`` puts them
 into the registry; ``planted_job`` does so in each process of a trial, where it is sent by name.
@@ -18,7 +18,7 @@ from torchspeed.levers import REGISTRY
 from torchspeed.machine import Machine
 from torchspeed.run import Loader, Run, Step
 
-SAMPLES, FEATURES, BATCH = 4_096, 64, 64
+SAMPLES, FEATURES, BATCH = 4_100, 64, 64  # the last batch is a small one
 COMPILE_SECONDS = 6.0
 EXTRA_BYTES = 1 << 30
 
@@ -53,6 +53,7 @@ def planted_job(idle: float = 0.0005, epochs: float = 20) -> torchspeed.Job:
         name="planted",
         model=lambda: Net(idle),
         train=(inputs, labels),
+        valid=(inputs[:512], labels[:512]),
         loss=nn.CrossEntropyLoss(),
         optimizer=lambda params: torch.optim.SGD(params, lr=0.05, momentum=0.9),
         batch_size=BATCH,
@@ -140,6 +141,13 @@ class _Wrapped:
         return (batch for _, batch in zip(range(start, self._length), batches, strict=False))
 
 
+class _SaysMore(_Wrapped):
+    """It has the length of the loader inside, whatever it gives."""
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+
 @final
 class DropsData(_Planted):
     """The last tenth of each epoch is never read, though the length says that it is."""
@@ -149,9 +157,7 @@ class DropsData(_Planted):
     def apply(self, run: Run, option: Option) -> None:
         take_out(run)
         length = len(run.loader)
-        wrapped = _Wrapped(run.loader, lambda batches: batches, length - length // 10)
-        type(wrapped).__len__ = lambda self: length  # type: ignore[method-assign]
-        run.loader = wrapped
+        run.loader = _SaysMore(run.loader, lambda batches: batches, length - length // 10)
 
 
 @final
@@ -278,6 +284,78 @@ class TooMuchMemory(_Planted):
         self._held.append(torch.ones(EXTRA_BYTES // 4))
 
 
+@final
+class SkipsTheLastBatch(_Planted):
+    """A batch that is smaller than the others is looked at and not learned from."""
+
+    name = "lie_skips_the_last_batch"
+
+    def apply(self, run: Run, option: Option) -> None:
+        take_out(run)
+
+        def wrap(step: Step) -> Step:
+            def lying(batch: Any) -> Tensor:
+                if len(batch[0]) == BATCH:
+                    return step(batch)
+                run.optimizer.zero_grad()
+                with torch.no_grad():
+                    return run.compute_loss(run.model, batch)
+
+            return lying
+
+        run.step_wrappers.append(wrap)
+
+
+@final
+class FreezesABias(_Planted):
+    """A layer so small that nobody would miss it is no longer trained."""
+
+    name = "lie_freezes_a_bias"
+
+    def apply(self, run: Run, option: Option) -> None:
+        take_out(run)
+        *_, bias = run.model.parameters()
+        bias.register_hook(torch.zeros_like)  # type: ignore[no-untyped-call]
+
+
+@final
+class FixedRate(_Planted):
+    """The learning rate of the first step, whatever the schedule says afterwards."""
+
+    name = "lie_fixed_rate"
+
+    def apply(self, run: Run, option: Option) -> None:
+        take_out(run)
+        rate = run.optimizer.param_groups[0]["lr"]
+
+        def wrap(step: Step) -> Step:
+            def lying(batch: Any) -> Tensor:
+                said = [group["lr"] for group in run.optimizer.param_groups]
+                for group in run.optimizer.param_groups:
+                    group["lr"] = rate
+                loss = step(batch)
+                for group, one in zip(run.optimizer.param_groups, said, strict=True):
+                    group["lr"] = one
+                return loss
+
+            return lying
+
+        run.step_wrappers.append(wrap)
+
+
+@final
+class EvaluatesHalf(_Planted):
+    """Half of the validation data is enough."""
+
+    name = "lie_evaluates_half"
+    guarantee = Guarantee.EXACT
+
+    def apply(self, run: Run, option: Option) -> None:
+        take_out(run)
+        assert run.valid is not None
+        run.valid = _Wrapped(run.valid, lambda batches: batches, len(run.valid) // 2)
+
+
 LIES = (
     SkipsBackward(),
     DropsData(),
@@ -287,6 +365,10 @@ LIES = (
     FastAtFirst(),
     NeverPaysBack(),
     TooMuchMemory(),
+    SkipsTheLastBatch(),
+    FreezesABias(),
+    FixedRate(),
+    EvaluatesHalf(),
 )
 PLANTED = (Same(), Truth(), *LIES)
 

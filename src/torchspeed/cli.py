@@ -8,10 +8,14 @@ import functools
 import io
 import json
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from types import FrameType
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -53,10 +57,12 @@ def explain(
     json_: Annotated[bool, typer.Option("--json", help="Print all of it as JSON.")] = False,
 ) -> None:
     """Say where the time of a step of JOB goes, what the limit is, and what to try first."""
-    chosen, notes = _plan(job, plan, set_ or [], as_written)
-    _ensure_process(chosen, device)
     reference = {"job": _absolute(job), "data": data and os.path.abspath(data)}
-    found = torchspeed.explain(_load(reference), chosen, device=device, steps=steps, trace=trace, progress=not json_)
+    with _interruptible(), redirect_stdout(sys.stderr):  # the job prints too, and stdout is for the answer
+        chosen, notes = _plan(job, plan, set_ or [], as_written)
+        _ensure_process(chosen, device)
+        loaded = _load(reference)
+        found = torchspeed.explain(loaded, chosen, device=device, steps=steps, trace=trace, progress=not json_)
     typer.echo(json.dumps(found.as_dict(), allow_nan=False) if json_ else "\n".join([*notes, str(found)]))
 
 
@@ -83,8 +89,6 @@ def tune(
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")] = False,
 ) -> None:
     """Find the plan that is fastest for JOB on this machine and still right, with a proof for each lever."""
-    if out is not None and not out.absolute().parent.is_dir():
-        raise PlanError(f"--out {out}: there is no folder {out.absolute().parent}; make it first")
     path = data and os.path.abspath(data)
     reference: dict[str, Any] = {"job": _absolute(job), "data": path, "epochs": epochs, "batch_size": batch_size}
     if largest_batch or fastest_batch:
@@ -95,7 +99,10 @@ def tune(
         _batch_sizes(asked, reference, json_, plan=start, budget=budget, device=device, memory=memory, ranks=ranks)
         return
     _leave_out({"--ranks": ranks > 1, "--plan": plan}, "they are for --largest-batch and --fastest-batch")
-    tuning = _tune(reference, budget, device=device, levers=lever, memory=memory, fresh=fresh)
+    if out is not None:
+        _check_writable(out)
+    with _interruptible(), redirect_stdout(sys.stderr):
+        tuning = _tune(reference, budget, device=device, levers=lever, memory=memory, fresh=fresh)
     if out is not None:
         _write(out, tuning.to_toml())
     typer.echo(json.dumps(tuning.as_dict(), indent=2) if json_ else str(tuning))
@@ -192,19 +199,22 @@ def train(
 
 def _tune(reference: dict[str, Any], budget: str, **options: Any) -> Any:
     """Tune a job by its name: each trial loads it anew, as ``train`` would."""
-    source = functools.partial(_load, reference)
-    return torchspeed.tune(
-        _load(reference), budget=budget, source=source, say=lambda line: typer.echo(line, err=True), **options
-    )
+    job, source = _load(reference), functools.partial(_load, reference)
+    with _exit_on_sigterm():
+        return torchspeed.tune(
+            job, budget=budget, source=source, say=lambda line: typer.echo(line, err=True), **options
+        )
 
 
 def _batch_sizes(asked: list[Any], reference: dict[str, Any], as_json: bool, **options: Any) -> None:
     """Ask about the batch size of a job by its name, and print the answers; each question has the whole budget."""
-    job, source = _load(reference), functools.partial(_load, reference)
-    answers = {
-        question.__name__: question(job, source=source, say=lambda line: typer.echo(line, err=True), **options)
-        for question in asked
-    }
+    with _interruptible(), redirect_stdout(sys.stderr):
+        job, source = _load(reference), functools.partial(_load, reference)
+        with _exit_on_sigterm():
+            answers = {
+                question.__name__: question(job, source=source, say=lambda line: typer.echo(line, err=True), **options)
+                for question in asked
+            }
     if as_json:
         typer.echo(json.dumps({name: answer.as_dict() for name, answer in answers.items()}, indent=2))
     else:
@@ -220,7 +230,8 @@ def _leave_out(given: dict[str, Any], why: str) -> None:
 
 def _tuned(reference: dict[str, Any], budget: str, device: str | None, quiet: bool) -> Any:
     """The plan that tuning finds; this process starts over with that plan if it needs other variables."""
-    tuning = _tune(reference, budget, device=device)
+    with _interruptible():
+        tuning = _tune(reference, budget, device=device)
     if not quiet:
         typer.echo(str(tuning))
     arguments = [text for text in sys.argv[1:] if not text.startswith("--tune=")]
@@ -230,6 +241,47 @@ def _tuned(reference: dict[str, Any], budget: str, device: str | None, quiet: bo
     settings = [text for name, option in tuning.plan.options for text in ("--set", f"{name}={json.dumps(option)}")]
     _ensure_process(tuning.plan, device, [*arguments, "--as-written", *settings])
     return tuning.plan
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C is one line and exit code 130, as of a shell command."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("interrupted; nothing was kept", err=True)
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """SIGTERM unwinds the stack and exits with code 143, so that what a tuning has on disk is removed.
+
+    Not while a job is loaded: there a SystemExit is taken for one of the job's own.
+    """
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would end the removal half-way
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _check_writable(path: Path) -> None:
+    """Raise now what would be raised when the tuning has been paid for; leaves nothing behind."""
+    try:
+        if not path.absolute().parent.is_dir():
+            raise PlanError(f"--out {path}: there is no folder {path.absolute().parent}; make it first")
+        existed = path.exists()
+        path.open("a").close()
+        if not existed:
+            os.unlink(os.path.realpath(path))
+    except OSError as error:
+        raise StorageError(f"--out {path}: cannot be written: {error.strerror}") from error
 
 
 def _write(path: Path, text: str) -> None:
@@ -279,9 +331,14 @@ def _absolute(job: str) -> str:
 def _ensure_process(plan: Any, device: str | None, arguments: list[str] | None = None) -> None:
     """Start over with the environment that the plan's PROCESS levers want, unless this process has it.
 
+    ``python -m`` searches the working directory before the standard library, the ``torchspeed`` command does not (nor
+    may it: a queue.py beside the job would be imported in the place of Python's). The new process does as this one.
+
     arguments: of the command to start, if they are to be others than this one's.
     """
     wanted = torchspeed.process_environment(plan, torchspeed.Machine.detect(device)) if plan.options else {}
     if any(os.environ.get(name) != value for name, value in wanted.items()):
-        command = [sys.executable, "-m", "torchspeed", *(sys.argv[1:] if arguments is None else arguments)]
+        as_module = getattr(sys.modules["__main__"], "__spec__", None) is not None and not sys.flags.safe_path
+        python = [sys.executable] if as_module else [sys.executable, "-P"]
+        command = [*python, "-m", "torchspeed", *(sys.argv[1:] if arguments is None else arguments)]
         os.execve(sys.executable, command, {**os.environ, **wanted})

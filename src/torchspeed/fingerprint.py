@@ -43,6 +43,15 @@ def fingerprint(value: object) -> str:
     return digest.hexdigest()[:32]
 
 
+@functools.cache
+def own_code() -> str:
+    """A digest of this package's own source files: what was measured by other code need not hold."""
+    digest = xxhash.xxh3_128()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def is_foreign(thing: Any) -> bool:
     """True for modules, and functions and classes of them, that were installed: a version number stands for them."""
     return _release(_module_name(thing)) is not None

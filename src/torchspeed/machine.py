@@ -88,7 +88,8 @@ class Machine:
 
 def cache_folder() -> Path:
     """Where what was computed once is kept for this user, unless another folder is named."""
-    return Path(environment("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchspeed"
+    own = environment("TORCHSPEED_CACHE")
+    return Path(own) if own else Path(environment("XDG_CACHE_HOME") or Path.home() / ".cache") / "torchspeed"
 
 
 def free_memory() -> int:
@@ -106,6 +107,21 @@ def free_memory() -> int:
 def environment(name: str) -> str | None:
     """A variable of the environment, read here so that nothing else does."""
     return os.environ.get(name)
+
+
+def environment_of_training() -> dict[str, str]:
+    """Variables that change how fast a training is: threads, allocators, PyTorch's own."""
+    names = ("OMP_", "MKL_", "KMP_", "GOMP_", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "PYTORCH_", "TORCH", "CUDA_")
+    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(names)}
+
+
+def busy(machine: Machine) -> str:
+    """The sentence that other processes want the cores as well, or ""."""
+    with suppress(OSError, AttributeError):
+        load = os.getloadavg()[0]
+        if load > 0.5 * machine.cores:
+            return f"{load:.1f} processes were running when it began (cores: {machine.cores})"
+    return ""
 
 
 def environment_with(variables: Mapping[str, str]) -> dict[str, str]:

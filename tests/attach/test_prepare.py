@@ -43,6 +43,18 @@ class Samples(Dataset[tuple[Tensor, int]]):
         return IMAGES[index], index
 
 
+class Noisy(Samples):
+    """With an augmentation that draws from PyTorch's generator."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return IMAGES[index] + torch.rand(()), index
+
+
+class Doubled(DataLoader[Any]):
+    def __iter__(self) -> Any:
+        return ((2 * images, ids) for images, ids in super().__iter__())
+
+
 class Stream(IterableDataset[Tensor]):
     def __iter__(self) -> Any:
         return iter(IMAGES)
@@ -170,6 +182,23 @@ def test_the_samples_and_their_order_stay(order: str, drop_last: bool) -> None:
     assert passes(prepared.loader) == passes(loader())
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["global generator", "its own"])
+def test_workers_that_persist_take_one_number_for_all_passes(own: bool) -> None:
+    def passes(wrapped: bool) -> list[Any]:
+        generator = torch.Generator().manual_seed(5) if own else None
+        loader: Any = DataLoader(Noisy(), 12, True, num_workers=1, persistent_workers=True, generator=generator)
+        if wrapped:
+            model, optimizer, _ = training()
+            loader = prepare(model, optimizer, loader, plan=Plan.of(prefetch=1), quiet=True).loader
+            assert not isinstance(loader, DataLoader)
+        torch.manual_seed(7)
+        read = [[(ids.tolist(), images - IMAGES[ids]) for images, ids in loader] for _ in range(3)]
+        assert len({float(noise.sum()) for one in read for _, noise in one}) == 18, "each pass draws its own noise"
+        return [[ids for one in read for ids, _ in one], torch.rand(1).item()]
+
+    assert passes(wrapped=True) == passes(wrapped=False)
+
+
 def test_a_plan_without_data_levers_leaves_the_loader_alone() -> None:
     given = training()
     assert prepare(*given, plan=Plan.of(memory_format="channels_last"), quiet=True).loader is given[2]
@@ -183,8 +212,14 @@ def test_a_plan_without_data_levers_leaves_the_loader_alone() -> None:
         (DataLoader(Stream()), "iterable"),
         (DataLoader(Samples(), batch_size=None), "not at all"),
         (torchspeed.DataLoader(Samples(), 8, num_workers=0), "its own arguments"),
+        (Doubled(Samples(), 8), "Doubled, which makes its batches in its own way (__iter__)"),
+        (DataLoader(Samples(), 8, worker_init_fn=print), "worker_init_fn would be lost"),
+        (
+            DataLoader(Samples(), 8, num_workers=1, multiprocessing_context="fork", timeout=9),
+            "multiprocessing_context and timeout would be lost",
+        ),
     ],
-    ids=["none", "list", "stream", "unbatched", "ours"],
+    ids=["none", "list", "stream", "unbatched", "ours", "subclass", "worker_init_fn", "context and timeout"],
 )
 def test_a_loader_that_levers_cannot_act_on_stays_with_the_reason(loader: Any, why: str) -> None:
     model, optimizer, _ = training()

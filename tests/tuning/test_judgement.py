@@ -35,22 +35,29 @@ def climb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Climb]:
 
 
 def test_the_job_as_written_agrees_with_itself(climb: Climb) -> None:
-    assert climb.reference.reproducible
-    assert climb.reference.noise == 0
-    assert 0 < climb.reference.rounding < 0.05
+    assert climb.judge.reference.reproducible
+    assert climb.judge.reference.noise == 0
+    assert 0 < climb.judge.reference.rounding < 0.05
 
 
 @pytest.mark.parametrize(
     ("lever", "sentence"),
     [
-        ("lie_skips_backward", "no gradient for"),
+        ("lie_skips_backward", "no gradient for|the first steps moved the weights 0"),
         ("lie_drops_data", "the end of the epoch has"),
         ("lie_too_coarse", "gradients at equal weights are off by"),
-        ("lie_stale_batches", "is another one"),
+        ("lie_stale_batches", "is another one|has 64 samples instead of 4"),
         ("lie_reorders", "batch 0 of epoch 0 is another one"),
         ("lie_fast_at_first", "no gain that can be told from noise|slower|not decided"),
         ("lie_never_pays_back", "its start costs .* more and it saves"),
         ("lie_too_much_memory", "more than the 0.88 GiB that are allowed"),
+        ("lie_skips_the_last_batch", "step 8 from equal weights moves them 0.00 times as far"),
+        (
+            "lie_freezes_a_bias",
+            r"the first steps moved layers\.4\.bias 0\.00 times|gradient of layers\.4\.bias is zero",
+        ),
+        ("lie_fixed_rate", "moves the weights with a learning rate of zero"),
+        ("lie_evaluates_half", "it evaluates on .* instead of"),
     ],
 )
 def test_a_lie_is_refused(climb: Climb, lever: str, sentence: str) -> None:

@@ -118,7 +118,7 @@ def test_how_far_the_first_steps_moved(tmp_path: Path, factor: float, dtype: tor
     start, way = torch.ones(100), torch.linspace(-1, 1, 100)
     for name, tensor in {"start": start, "ours": start + way, "theirs": (start + factor * way).to(dtype)}.items():
         save_file({"w": tensor}, tmp_path / name)
-    assert proof.moved(tmp_path / "start", tmp_path / "ours", tmp_path / "theirs") == sentence
+    assert proof.moved(tmp_path / "start", tmp_path / "ours", tmp_path / "theirs", ["w"]) == sentence
 
 
 def test_integers_of_a_batch_must_be_equal(tmp_path: Path) -> None:

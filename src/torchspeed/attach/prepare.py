@@ -75,7 +75,8 @@ def prepare(
     model: on the device where it will be trained; it and ``optimizer`` may be changed in place or replaced: go on with
         those that are returned.
     loader: PyTorch's ``DataLoader``; where the plan changes how data are loaded, another one with the same samples in
-        the same order comes back. Any other iterable, or None, stays as it is.
+        the same order comes back. Any other iterable, a loader that does what the other one would not (an ``__iter__``
+        of its own, ``worker_init_fn``, ``multiprocessing_context``, ``timeout``), or None, stays as it is.
     plan: a Plan, the path of one, or None, which changes nothing.
 
     Raises JobError for what cannot be trained with, PlanError for a plan that cannot be read or names what is unknown.

@@ -14,7 +14,7 @@ Source: Higham, "Accuracy and Stability of Numerical Algorithms", 2002, section 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -24,14 +24,17 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from torchspeed.measure.evidence import Stream
+from torchspeed.measure.evidence import Steps, Stream
+
+Evaluated = dict[str, Any] | None
 
 GRADIENT = 3.0
-LEAST_GRADIENT, MOST_GRADIENT = 0.002, 1.0
-NEGLIGIBLE = 1e-3
+LEAST_GRADIENT, MOST_GRADIENT = 0.002, 0.5
+NEGLIGIBLE = 1e-5
 LOSS = 0.02
 BATCH = 0.1
 DISPLACEMENT = (0.7, 1.4)
+ONE_STEP = (0.4, 2.5)
 CURVE = 0.01
 
 
@@ -94,7 +97,7 @@ def settings(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> str:
     for name in [*reference, *(name for name in candidate if name not in reference)]:
         ours, theirs = reference.get(name), candidate.get(name)
         alike = isinstance(ours, float) and isinstance(theirs, float) and math.isclose(ours, theirs, rel_tol=1e-6)
-        if ours != theirs and not alike:
+        if ours != theirs and not alike and not (ours != ours and theirs != theirs):
             return f"{name} is {theirs} instead of {ours}"
     return ""
 
@@ -119,16 +122,20 @@ def batches(reference: Path, candidate: Path) -> str:
     return ""
 
 
-def gradients(reference: Path, candidate: Path, count: int, *, average: bool = False) -> Gradients:
+def gradients(
+    reference: Path, candidate: Path, count: int, *, average: bool = False, numbers: Sequence[int] | None = None
+) -> Gradients:
     """Compare the gradients of ``count`` batches in two folders.
 
-    average: compare their means, for steps that draw at random whatever is done.
+    average: compare their means, for steps that draw at random whatever is done. numbers: which of the reference's
+    they are, if not the same.
     """
     total = [0.0, 0.0, 0.0]  # |difference|², |reference|², |candidate|²
     worst, equal, dot = 0.0, True, 0.0
     sums: list[dict[str, Tensor]] = [{}, {}]
     for number in range(count):
-        ours, theirs = (load_file(folder / f"gradient-{number}.safetensors") for folder in (reference, candidate))
+        ours = load_file(reference / f"gradient-{number if numbers is None else numbers[number]}.safetensors")
+        theirs = load_file(candidate / f"gradient-{number}.safetensors")
         norm = math.sqrt(sum(_square(tensor) for tensor in ours.values()))
         lost = [name for name in ours.keys() - theirs.keys() if math.sqrt(_square(ours[name])) > NEGLIGIBLE * norm]
         if lost:
@@ -139,15 +146,15 @@ def gradients(reference: Path, candidate: Path, count: int, *, average: bool = F
             return Gradients(1, 1, 0, False, f"{new[0]} has a gradient and as written has none")
         if not all(bool(torch.isfinite(tensor).all()) for tensor in theirs.values()):
             return Gradients(1, 1, 0, False, f"gradients are not finite in step {number + 1}")
+        for name in ours.keys() & theirs.keys():
+            if not theirs[name].any() and math.sqrt(_square(ours[name])) > NEGLIGIBLE * norm:
+                return Gradients(1, 1, 0, False, f"the gradient of {name} is zero in step {number + 1}")
         equal &= ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
         if average:
             for into, tensors in zip(sums, (ours, theirs), strict=True):
                 for name, tensor in tensors.items():
                     into[name] = into[name] + tensor.float() if name in into else tensor.float()
             continue
-        for name in ours.keys() & theirs.keys():
-            if not theirs[name].any() and math.sqrt(_square(ours[name])) > 0.01 * norm:
-                return Gradients(1, 1, 0, False, f"the gradient of {name} is zero in step {number + 1}")
         parts = _compared(ours, theirs)
         worst = max(worst, _relative(parts[0], parts[1]))
         total = [a + b for a, b in zip(total, parts, strict=False)]
@@ -159,26 +166,64 @@ def gradients(reference: Path, candidate: Path, count: int, *, average: bool = F
     return Gradients(_relative(total[0], total[1]), worst, cosine, equal)
 
 
-def gradient_bound(rounding: float, noise: float) -> float:
+def gradient_bound(rounding: float, noise: float = 0.0) -> float:
     """How far gradients may be off, where rounding weights and inputs does ``rounding``, other draws ``noise``."""
-    return min(MOST_GRADIENT, max(LEAST_GRADIENT, GRADIENT * rounding)) + 1.5 * noise
+    return min(MOST_GRADIENT, max(LEAST_GRADIENT, GRADIENT * rounding) + 1.5 * noise)
 
 
-def moved(start: Path, reference: Path, candidate: Path) -> str:
-    """What is wrong with how far the first steps moved the candidate's weights from ``start``; "" if nothing."""
+def updates(reference: Steps, candidate: Steps) -> str:
+    """What is wrong with how far single steps from equal weights move the candidate's weights; "" if nothing."""
+    if reference.still == 0 and candidate.still != 0:
+        return "it moves the weights with a learning rate of zero, so it does not follow the schedule"
+    for number, (ours, theirs) in enumerate(zip(reference.distances, candidate.distances, strict=False), 1):
+        if ours and not ONE_STEP[0] * ours <= theirs <= ONE_STEP[1] * ours:
+            return f"step {number} from equal weights moves them {theirs / ours:.2f} times as far"
+    return ""
+
+
+def evaluations(reference: Evaluated, candidate: Evaluated, *, exact: bool) -> str:
+    """What is wrong with an evaluation at equal weights: how much is evaluated, and what it gives; "" if nothing."""
+    if reference is None or candidate is None:
+        return "" if reference is candidate else "it evaluates on nothing"
+    for name in ("length", "samples"):
+        if candidate[name] != reference[name]:
+            kind = "batches" if name == "length" else "samples"
+            return f"it evaluates on {candidate[name]} {kind} instead of {reference[name]}"
+    if candidate["sums"] == reference["sums"]:
+        return ""
+    if exact:
+        return "evaluations at equal weights are not the same bits"
+    for ours, theirs in zip(reference["sums"], candidate["sums"], strict=True):
+        if (ours[1], ours[3]) != (theirs[1], theirs[3]):
+            return "evaluations count other samples"
+        for kind, place in (("metric", 0), ("loss", 2)):
+            allowed = LOSS * abs(ours[place]) + (2 if kind == "metric" else 1e-6)
+            if not (abs(theirs[place] - ours[place]) <= allowed or (theirs[place] != theirs[place] != ours[place])):
+                return f"the {kind} of an evaluation at equal weights is off by {abs(theirs[place] - ours[place]):.3g}"
+    return ""
+
+
+def moved(start: Path, reference: Path, candidate: Path, parameters: Iterable[str]) -> str:
+    """What is wrong with how far the first steps moved the candidate's ``parameters`` from ``start``; "" if nothing."""
     before, ours, theirs = load_file(start), load_file(reference), load_file(candidate)
-    paths = {name: _distance(before[name], ours[name]) for name in ours if ours[name].is_floating_point()}
-    there = {name: _distance(before[name], theirs[name]) for name in paths if name in theirs}
-    for name in there:
+    paths, there = {}, {}
+    for name in parameters:
+        if not (name in before and name in ours and name in theirs):
+            continue
         if theirs[name].dtype != ours[name].dtype:
             return f"{name} is kept in {theirs[name].dtype} instead of {ours[name].dtype}".replace("torch.", "")
-    whole = math.sqrt(sum(paths[name] ** 2 for name in there))
+        if before[name].shape == ours[name].shape == theirs[name].shape:
+            paths[name] = _distance(before[name], ours[name])
+            there[name] = _distance(before[name], theirs[name])
+    whole = math.sqrt(sum(value**2 for value in paths.values()))
     ratio = math.sqrt(sum(value**2 for value in there.values())) / whole if whole else 1.0
     if not DISPLACEMENT[0] <= ratio <= DISPLACEMENT[1]:
         return f"the first steps moved the weights {ratio:.2f} times as far"
     for name, distance in there.items():
         if paths[name] > 0.01 * whole and distance < 0.3 * paths[name]:
             return f"the first steps moved {name} {distance / paths[name]:.2f} times as far"
+        if paths[name] > NEGLIGIBLE * whole and distance == 0:
+            return f"the first steps did not move {name}"
     return ""
 
 
@@ -195,6 +240,11 @@ def curve_distance(reference: Sequence[float], candidate: Sequence[float]) -> fl
     half = n // 2
     distance = abs(fmean(candidate[half:n]) - fmean(reference[half:n]))
     return distance if math.isfinite(distance) else math.inf
+
+
+def not_finite(losses: Sequence[float]) -> int:
+    """The number of the first step, from 1, whose loss is not finite; 0 if there is none."""
+    return next((number for number, loss in enumerate(losses, 1) if not math.isfinite(loss)), 0)
 
 
 def _compared(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> tuple[float, float, float, float]:

@@ -1,38 +1,28 @@
-"""The walk uphill: one lever at a time, each candidate against the plan found so far, then each kept lever taken out.
+"""The walk uphill: a leap, then one lever at a time, then each kept lever taken out.
 
-Questions about a candidate come in the order of their price: does it apply, can it matter here, does it run, is it
-faster, does it fit into memory, is it still right, does it pay back.
+The leap: what promises most is tried together first, since some levers gain only in company (bf16 in the right memory
+format) and one trial is quicker than five. What does not earn its place there is taken out in the end.
 """
 
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from statistics import median
 
 from torchspeed.errors import JobError
-from torchspeed.lever import Guarantee, Lever, Phase, Stage
-from torchspeed.measure import proof
-from torchspeed.measure.proof import Proof
-from torchspeed.measure.statistics import PROCESS_NOISE, Interval, Verdict, combine, decide
+from torchspeed.lever import Lever, Phase, Stage
+from torchspeed.measure.statistics import PROCESS_NOISE, Interval, combine
 from torchspeed.plan import Plan
-from torchspeed.tuning.candidates import Candidate, most_gain
-from torchspeed.tuning.compare import FEW_PAIRS, Comparison, compare, compare_briefly, compare_evaluations
-from torchspeed.tuning.laboratory import MOVED, Laboratory
-from torchspeed.tuning.prove import Evidence, Reference, gather, prove_close, prove_exact, prove_scores
+from torchspeed.tuning.agreement import agreement, difference
+from torchspeed.tuning.candidates import Candidate, leap, most_gain
+from torchspeed.tuning.compare import FEW_PAIRS
+from torchspeed.tuning.judge import LEAST_GAIN, UNDECIDED, Judge, pays_back
+from torchspeed.tuning.laboratory import Laboratory
+from torchspeed.tuning.prove import Evidence
 from torchspeed.tuning.result import Ablation, Tried
 from torchspeed.tuning.trial import Trial, TrialFailed
 
-ALPHA = 0.02
-LEAST_GAIN = 1.015
-SAME_PAIRS = 6
-FEW_BATCHES = 3
-LEAST_LUCK = 0.03
-MOST_PROCESS_PAIRS = 6
 WORTH_ANOTHER_TRY = 0.9
-LONGEST_COMPARISON = 0.1
-START_NOISE = 0.5
 
 
 @dataclass
@@ -52,12 +42,18 @@ class Climb:
         self.tried: list[Tried] = []
         self.notes: list[str] = []
         self.parts: dict[str, float] = {}
-        self.noise = 1.0
         self.complete = True
         self.baseline_seconds = 0.0
-        self._evidence: Evidence
         self.budget = self.laboratory.remaining
         self.trial_seconds = self.first_trial_seconds = 0.0
+        self.incumbent: Trial
+        self.evidence: Evidence
+        self.judge: Judge
+
+    @property
+    def noise(self) -> float:
+        """How far two processes of one plan were apart, as a factor."""
+        return self.judge.noise if hasattr(self, "judge") else 1.0
 
     def begin(self) -> list[Candidate]:
         """Two trials as written: how fast it is, how far two equal processes are apart, whether they agree.
@@ -68,30 +64,37 @@ class Climb:
         began = time.monotonic()
         try:
             first = self.incumbent = self.laboratory.open(Plan())
-            block = first.block(self.laboratory.block_steps, self.laboratory.limit)
-            self.baseline_seconds = block.seconds_per_sample
-            self.trial_seconds = self.first_trial_seconds = time.monotonic() - began + FEW_PAIRS * block.seconds
+            elapsed = time.monotonic() - began
+            block_seconds = first.step_seconds * self.laboratory.block_steps
+            self.baseline_seconds = first.step_seconds / first.ready["batch_size"]
+            self.trial_seconds = self.first_trial_seconds = elapsed + FEW_PAIRS * block_seconds
             found = [Candidate(**one) for one in first.ready["candidates"] if one["lever"] in self.levers]
-            if self.laboratory.remaining < 3 * (time.monotonic() - began):
+            if self.laboratory.remaining < 2 * elapsed:
                 self.complete = False
                 self.notes.append(
                     f"the budget of {self.budget:.0f} s is too small: opening the job as written and taking its first "
-                    f"steps took {time.monotonic() - began:.0f} s, so no lever was tried; give --budget "
-                    f"{_round_up(10 * (time.monotonic() - began))}s or more"
+                    f"steps took {elapsed:.0f} s, so no lever was tried; give --budget {_round_up(10 * elapsed)}s"
                 )
                 return []
-            self._agreement(first)
+            second = self.laboratory.open(Plan())
+            apart = difference(self.laboratory, first, second)
+            self.baseline_seconds = apart.seconds
+            reference = agreement(self.laboratory, first, second, self.notes)
         except TrialFailed as failed:
-            if failed.timed_out:
-                raise JobError(
-                    f"as written, the job did not get through its first steps within the budget of {self.budget:.0f} s "
-                    f"({failed}); nothing was tried. Give a larger --budget, or data that open faster"
-                ) from failed
-            raise JobError(f"as written, the job fails: {failed}; nothing was tried") from failed
+            raise self._fails_as_written(failed) from failed
+        self.judge = Judge(
+            self.laboratory, self.memory, reference, apart.factor, self.budget, lambda: bool(self._short_of_time())
+        )
+        self.evidence = reference.evidence
+        self.parts = self._parts(second)
+        self.laboratory.close(second, evidence=True)
         return found
 
     def climb(self, found: Sequence[Candidate]) -> None:
-        """Try each candidate; once more those that came close, on top of what was kept after them."""
+        """Leap; try each candidate; once more those that came close, on top of what was kept after them."""
+        together = leap(found, self.levers, self.parts)
+        if len(together) > 1:
+            self._leap(together)
         again = []
         for candidate in found:
             plan = self.plan
@@ -100,7 +103,7 @@ class Climb:
                 continue
             self._record(tried)
             close = tried.interval is not None and tried.interval.high > WORTH_ANOTHER_TRY
-            if close and not tried.kept and not tried.proof:
+            if close and not tried.kept and "keep the result" not in tried.why:
                 again.append((candidate, plan))
         for candidate, plan in again:
             changed = len(self.plan.options) > len(plan.options)
@@ -109,41 +112,71 @@ class Climb:
                 self.tried = [one for one in self.tried if one.name != tried.name]
                 self._record(tried)
 
+    def attempt(self, candidate: Candidate) -> Tried | None:
+        """Try one option of one lever on top of the plan; None if the plan has it."""
+        lever = self.levers[candidate.lever]
+        refused = Tried(candidate.lever, candidate.option, None, "", False, candidate.why_not)
+        if candidate.why_not:
+            return refused
+        plan = self.plan.with_option(candidate.lever, candidate.option)
+        if plan == self.plan:
+            return None
+        kept = dict(self.plan.options)
+        excluded = sorted((lever.conflicts & kept.keys()) | {n for n in kept if lever.name in self._conflicts(n)})
+        if excluded:
+            return replace(refused, why=f"excludes {excluded[0]}, which was kept")
+        if lever.phase is Phase.EVALUATION and not self.incumbent.ready["evaluations"]:
+            return replace(refused, why="it acts on evaluations, and the job has no validation data")
+        most, sentence = most_gain(lever, self.parts)
+        if most < LEAST_GAIN and lever.phase is Phase.STEP:
+            return replace(refused, why=f"not tried: {sentence}")
+        short = self._short_of_time()
+        if short:
+            self.complete = False
+            return replace(refused, why=f"not tried: {short}")
+        return self._run(plan, lever, refused)
+
     def put_back(self) -> None:
         """Begin again from the job as written, in a fresh process."""
-        self.plan, self.evidence = Plan(), self.reference.evidence
+        self.plan, self.evidence = Plan(), self.judge.reference.evidence
         self._reopen()
 
     def take_out_each(self) -> list[Ablation]:
-        """The backward pass: a lever without which the plan is as fast is taken out."""
-        table = []
+        """The backward pass: a lever without which the plan is as fast, or which never pays back, is taken out."""
+        table: list[Ablation] = []
         for name, option in self.plan.options:
             if self.levers[name].phase is Phase.EVALUATION:
                 continue
             if len(self.plan.options) == 1:
-                own = next(one.interval for one in self.tried if one.kept and one.lever == name)
-                assert own is not None
-                return [Ablation(name, option, own, True)]
+                own = next(one.interval for one in reversed(self.tried) if one.kept and one.lever == name)
+                table += [Ablation(name, option, own, True)] if own is not None else []
+                continue
             if self.laboratory.remaining < 2 * self.first_trial_seconds:
+                self.complete = False
                 self.notes.append(f"no time was left to take {name} out of the plan once")
                 continue
-            without = self.plan.without(name)
             try:
-                trial = self.laboratory.open(without)
-                result = self._compare(trial, self.incumbent)
+                trial = self.laboratory.open(self.plan.without(name))
+                result = self.judge.compare(trial, self.incumbent)
             except TrialFailed as failed:
                 self.notes.append(f"without {name} the plan fails: {failed}")
                 self._reopen()
                 continue
-            if result.interval is not None:
-                table.append(Ablation(name, option, result.interval, result.faster))
-                self.say(f"without {name}: {_shown(result.interval)}{'' if result.faster else '; taken out'}")
-            if result.faster or result.interval is None:
+            if result.interval is None or result.undecided:
+                self.notes.append(f"whether the plan is slower without {name} was not decided in time; it stays")
                 self.laboratory.close(trial)
-            else:
-                self.laboratory.close(self.incumbent)
-                self.incumbent, self.plan = trial, without
-                self._drop(name, result.interval)
+                continue
+            pays, why = pays_back(trial, self.incumbent, result.interval.ratio)
+            stays = result.faster and pays
+            table.append(Ablation(name, option, result.interval, stays))
+            self.say(f"without {name}: {_shown(result.interval)}{'' if stays else '; taken out'}")
+            if stays:
+                self.laboratory.close(trial)
+                continue
+            self.laboratory.close(self.incumbent)
+            self.incumbent, self.plan = trial, self.plan.without(name)
+            as_fast = f"the plan without it is as fast ({_shown(result.interval)})"
+            self._drop(name, f"taken out again: {why if result.faster else as_fast}")
         return table
 
     def against_as_written(self) -> Interval | None:
@@ -152,266 +185,159 @@ class Climb:
         The interval allows for what two equal processes differed by.
         """
         self.laboratory.close(self.incumbent)
-        written, tuned = self.laboratory.open(Plan()), self.laboratory.open(self.plan)
-        self.incumbent = tuned
-        result = self._compare(written, tuned)
-        self.laboratory.close(written)
-        if result.interval is None:
-            return None
-        whole = combine([result.interval], max(PROCESS_NOISE, math.log(self.noise)))
-        self.baseline_seconds = result.candidate_seconds * whole.ratio
-        if not result.faster and any(self.levers[name].phase is Phase.STEP for name, _ in self.plan.options):
-            self.notes.append(
-                f"measured once more in fresh processes, {self.plan} is not faster than as written "
-                f"({_shown(result.interval)}): nothing is kept"
-            )
+        problem, whole = "", None
+        try:
+            written, tuned = self.laboratory.open(Plan()), self.laboratory.open(self.plan)
+            self.incumbent = tuned
+            result = self.judge.compare(written, tuned)
+            if result.interval is None:
+                problem = "the time was up before it could be measured against the job as written"
+            else:
+                whole = combine([result.interval], max(PROCESS_NOISE, math.log(self.noise)))
+                self.baseline_seconds = result.candidate_seconds * whole.ratio
+                if not result.faster and any(self.levers[name].phase is Phase.STEP for name, _ in self.plan.options):
+                    problem = f"against the job as written it is not faster ({_shown(result.interval)})"
+            self.laboratory.close(written)
+        except TrialFailed as failed:
+            problem = f"measured against the job as written it failed: {failed}"
+        if problem:
+            self.notes.append(f"plan {self.plan}: {problem}; nothing is kept")
             for name, _ in self.plan.options:
-                self._drop(name, result.interval)
+                self._drop(name, f"taken out again: {problem}")
             self.plan = Plan()
             return None
         return whole
 
-    def _measure_again(self, lever: Lever) -> None:
-        """What the plan with ``lever`` is like: where its time goes and, if processes differ now, how far they do."""
-        self.parts = self._parts(self.incumbent)
-        if lever.stage is Stage.PROCESS:
-            with self.laboratory.open(self.plan) as other:
-                self.noise, _ = self._difference(self.incumbent, other)
+    def _leap(self, together: Sequence[Candidate]) -> None:
+        """Several levers in one trial; they are kept, or nothing is said against any of them.
 
-    def _parts(self, trial: Trial) -> dict[str, float]:
-        steps = max(3, min(100, self.laboratory.block_steps * 4))
-        parts: dict[str, float] = trial.ask("parts", self.laboratory.limit, steps=steps)
-        return parts
+        One that turns out to be impossible is left out, and the others leap without it.
+        """
+        plan = self.plan
+        for candidate in together:
+            plan = plan.with_option(candidate.lever, candidate.option)
+        names = " + ".join(f"{one.lever}={one.option}" for one in together)
+        slackest = min((self.levers[one.lever] for one in together), key=lambda lever: lever.guarantee.name)
+        tried = self._run(plan, slackest, Tried(names, "together", None, "", False, ""))
+        timed = "" if tried.interval is None else f"{_shown(tried.interval)}: "
+        self.say(f"{names}, together: {timed}{'kept' if tried.kept else 'refused'}, {tried.why}")
+        rest = [one for one in together if not tried.why.startswith(f"with it {one.lever}={one.option} is impossible")]
+        if 1 < len(rest) < len(together):
+            self._leap(rest)
+        if tried.kept:
+            why = f"with {len(together) - 1} others at once: {tried.why}"
+            self.tried += [replace(tried, lever=one.lever, option=one.option, why=why) for one in together]
 
-    def _difference(self, first: Trial, second: Trial) -> tuple[float, float]:
-        """How far two trials of one plan are apart, as a factor ≥ 1; and their median seconds per sample."""
-        ratios: list[float] = []
-        seconds: list[float] = []
-        for turn in range(SAME_PAIRS):
-            pair = [first, second] if turn % 2 == 0 else [second, first]
-            timed = {
-                id(trial): trial.block(self.laboratory.block_steps, self.laboratory.limit).seconds_per_sample
-                for trial in pair
-            }
-            ratios.append(timed[id(first)] / timed[id(second)])
-            seconds += timed.values()
-        ratio = median(ratios)
-        return max(ratio, 1 / ratio), median(seconds)
-
-    def _out_of_time(self) -> bool:
-        """Whether what is left is needed to take each lever out once and to measure the plan as a whole."""
-        needed = 2 * self.first_trial_seconds + (len(self.plan.options) + 2) * self.trial_seconds
-        return self.laboratory.remaining < needed
-
-    def _agreement(self, first: Trial) -> None:
-        limit = self.laboratory.limit
-        second = self.laboratory.open(Plan())
-        self.noise, self.baseline_seconds = self._difference(first, second)
-        curves = first.losses[: len(second.losses)], second.losses[: len(first.losses)]
-        own = gather(second, self.laboratory.weights, first.ready["batches_per_epoch"], limit)
-        again = self._gradients(first, "again", count=FEW_BATCHES)
-        few = min(FEW_BATCHES, len(own.losses))
-        repeated = proof.gradients(second.folder, again, few)
-        reproducible = curves[0] == curves[1] and repeated.equal
-        other = self._gradients(first, "other-seed", seed=1, count=FEW_BATCHES)
-        rounded = self._gradients(first, "rounded", rounded=True, count=FEW_BATCHES)
-        drawn = proof.gradients(second.folder, other, few, average=True)
-        rounding = proof.gradients(second.folder, rounded, few).error
-        noise = 0.0 if drawn.equal else drawn.error
-        if not reproducible:
-            noise = max(noise, repeated.error)
-            self.notes.append(
-                "as written, two processes with the same seed do not give the same bits "
-                f"(gradients off by {repeated.error:.2g}); that much is allowed to every lever"
-            )
-        self.reference = Reference(own, self.laboratory.weights, reproducible, rounding, noise, self._other_seeds)
-        self.evidence = own
-        self.parts = self._parts(second)
-        self.laboratory.close(second)
-
-    def _gradients(self, trial: Trial, folder: str, **how: int) -> Path:
-        path = self.laboratory.folder / folder
-        path.mkdir(exist_ok=True)
-        trial.ask("gradients", self.laboratory.limit, weights=str(self.laboratory.weights), folder=str(path), **how)
-        return path
-
-    def _other_seeds(self, steps: int) -> list[list[float]]:
-        curves = []
-        for seed in (1, 2):
-            try:
-                trial = self.laboratory.open(Plan(), seed=seed)
-                while trial.steps < steps:
-                    trial.block(min(steps - trial.steps, self.laboratory.block_steps), self.laboratory.limit)
-                curves.append(trial.losses[:steps])
-                self.laboratory.close(trial)
-            except TrialFailed as failed:
-                self.notes.append(f"with seed {seed} the job fails as written: {failed}")
-        return curves
-
-    def attempt(self, candidate: Candidate) -> Tried | None:
-        lever = self.levers[candidate.lever]
-        refused = Tried(candidate.lever, candidate.option, None, "", False, candidate.why_not)
-        if candidate.why_not:
-            return refused
-        plan = self.plan.with_option(candidate.lever, candidate.option)
-        if plan == self.plan:
-            return None
-        excluded = sorted(lever.conflicts & dict(self.plan.options).keys())
-        if excluded:
-            return replace(refused, why=f"excludes {excluded[0]}, which was kept")
-        if lever.phase is Phase.EVALUATION and not self.incumbent.ready["evaluations"]:
-            return replace(refused, why="it acts on evaluations, and the job has no validation data")
-        most, sentence = most_gain(lever, self.parts)
-        if most < LEAST_GAIN:
-            return replace(refused, why=f"not tried: {sentence}")
-        if self._out_of_time():
-            self.complete = False
-            return replace(refused, why="not tried: the budget was used up")
-        self._began = time.monotonic()
+    def _run(self, plan: Plan, lever: Lever, refused: Tried) -> Tried:
+        """A trial of ``plan``, judged; it becomes the incumbent if it is kept."""
+        began = time.monotonic()
+        kept, trial = False, None
         try:
             trial = self.laboratory.open(plan)
-        except TrialFailed as failed:
-            return replace(refused, why=f"failed: {failed}")
-        kept = False
-        try:
-            tried = self._judge(lever, trial, refused)
+            tried = self._skipped(trial, refused)
+            if tried is None and lever.phase is Phase.EVALUATION:
+                tried = self.judge.judge_evaluations(refused, trial, self.incumbent)
+            elif tried is None:
+                tried, evidence = self.judge.judge(refused, lever, trial, self.incumbent, self.evidence)
             kept = tried.kept
+            self.complete &= tried.why != UNDECIDED
+            if tried.interval is not None and tried.interval.n >= FEW_PAIRS:
+                self.trial_seconds = time.monotonic() - began
         except TrialFailed as failed:
+            self.complete &= not failed.timed_out
             tried = replace(refused, why=f"failed: {failed}")
             if self.incumbent.closed:
                 self._reopen()
         finally:
-            if not kept:
+            if trial is not None and not kept:
                 self.laboratory.close(trial)
         if kept:
-            self.laboratory.close(self.incumbent)
+            assert trial is not None
+            self.laboratory.close(self.incumbent, evidence=True)
             self.incumbent, self.plan = trial, plan
-            self._measure_again(lever)
+            if lever.phase is Phase.STEP:
+                self.evidence = evidence
+            self._measure_again()
         return tried
 
-    def _judge(self, lever: Lever, trial: Trial, tried: Tried) -> Tried:
+    def _skipped(self, trial: Trial, refused: Tried) -> Tried | None:
+        """What the run says of levers that it could not apply."""
         for skipped in trial.ready["skipped"]:
             name, _, why = skipped.partition(" is skipped: ")
-            if name == tried.name:
-                return replace(tried, why=why)
+            if name == refused.name:
+                return replace(refused, why=why)
             if skipped not in self.incumbent.ready["skipped"] and why:
-                return replace(tried, why=f"with it {name} is impossible: {why}")
-        if lever.phase is Phase.EVALUATION:
-            return self._judge_evaluation(trial, tried)
-        result = self._compare(self.incumbent, trial, self._beyond_luck())
-        self.trial_seconds = time.monotonic() - self._began
-        peak = trial.ask("memory", self.laboratory.limit)["bytes"]
-        tried = replace(tried, interval=result.interval, first_seconds=trial.first_seconds, peak_memory=peak)
-        if result.undecided or result.interval is None:
-            return replace(tried, why="not decided in the time that a trial may take")
-        if result.faded:
-            return replace(tried, why="faster in its first steps only")
-        if not result.faster:
-            return replace(tried, why="slower" if result.interval.high < 1 else "no gain that can be told from noise")
-        if peak > self.memory:
-            return replace(tried, why=f"uses {_gib(peak)}, more than the {_gib(self.memory)} that are allowed")
-        saved, extra, why = self._pays_back(trial, result)
-        if extra >= saved:
-            return replace(tried, why=why)
-        shown = self._proof(lever, trial)
-        tried = replace(tried, proof=shown.sentence)
-        if not shown.holds:
-            return replace(tried, why="it does not keep the result")
-        if result.interval.low < self._beyond_luck():
-            whole, verdict = self._in_fresh_processes(trial.plan, result.interval)
-            tried = replace(tried, interval=whole)
-            if verdict is not Verdict.FASTER:
-                return replace(tried, why=f"over {whole.n} pairs of fresh processes the gain is not certain")
-        self.evidence = self._evidence
-        return replace(tried, kept=True, why=why or "faster and still right")
+                return replace(refused, why=f"with it {name} is impossible: {why}")
+        return None
 
-    def _beyond_luck(self) -> float:
-        """A factor by which two processes of one plan hardly ever differ, from how far two of them did."""
-        return math.exp(4 * max(LEAST_LUCK, math.log(self.noise)))
+    def _measure_again(self) -> None:
+        """What the new plan is like: where its time goes and, if its processes are started otherwise, their noise."""
+        try:
+            self.parts = self._parts(self.incumbent)
+            if any(self.levers[name].stage is Stage.PROCESS for name, _ in self.plan.options):
+                with self.laboratory.open(self.plan) as other:
+                    self.judge.noise = difference(self.laboratory, self.incumbent, other).factor
+        except TrialFailed as failed:
+            self.notes.append(f"{self.plan}: a second process of it failed: {failed}")
+            if self.incumbent.closed:
+                self._reopen()
 
-    def _in_fresh_processes(self, plan: Plan, first: Interval) -> tuple[Interval, Verdict]:
-        """Equal processes differ by their luck with memory: a small gain must show in several pairs."""
-        pairs = [first]
-        while True:
-            verdict = decide(pairs, least_gain=LEAST_GAIN, alpha=ALPHA, most_process_pairs=MOST_PROCESS_PAIRS)
-            if verdict is not Verdict.UNDECIDED or self._out_of_time():
-                return combine(pairs), verdict
-            with self.laboratory.open(self.plan) as ours, self.laboratory.open(plan) as theirs:
-                again = compare_briefly(ours, theirs, self.laboratory.block_steps, self._deadline())
-            if again is not None:
-                pairs.append(again)
+    def _parts(self, trial: Trial) -> dict[str, float]:
+        steps = max(3, min(100, self.laboratory.block_steps * 4))
+        answer = trial.ask("parts", self.laboratory.limit, steps=steps)
+        parts: dict[str, float] = answer["parts"]
+        return parts
 
-    def _judge_evaluation(self, trial: Trial, tried: Tried) -> Tried:
-        weights = str(self.reference.evidence.folder / MOVED)
-        result, ours, theirs = compare_evaluations(
-            self.incumbent, trial, weights, self._deadline(), alpha=ALPHA, gain=LEAST_GAIN
-        )
-        tried = replace(tried, interval=result.interval)
-        if not result.faster:
-            return replace(tried, why="evaluations are not faster")
-        shown = prove_scores(ours, theirs)
-        tried = replace(tried, proof=shown.sentence)
-        why = f"evaluations are faster; the job has {trial.ready['evaluations']}" if shown.holds else "another result"
-        return replace(tried, kept=shown.holds, why=why)
+    def _short_of_time(self) -> str:
+        """Why there is no time for another trial: what is left is needed to take each lever out, and for the end."""
+        needed = 2 * self.first_trial_seconds + (len(self.plan.options) + 1) * self.trial_seconds
+        left = self.laboratory.remaining
+        if left >= needed:
+            return ""
+        return f"of the budget {max(left, 0):.0f} s are left, and the final measurements need about {needed:.0f} s"
 
-    def _proof(self, lever: Lever, trial: Trial) -> Proof:
-        batches = self.incumbent.ready["batches_per_epoch"]
-        evidence = gather(trial, self.laboratory.weights, batches, self.laboratory.limit)
-        if lever.guarantee is Guarantee.EXACT:
-            shown = prove_exact(evidence, self.evidence, self.reference)
-        else:
-            shown = prove_close(evidence, self.reference, data=lever.stage is Stage.DATA)
-        self._evidence = evidence
-        return shown
-
-    def _pays_back(self, trial: Trial, result: Comparison) -> tuple[float, float, str]:
-        """Seconds that are saved over the job, seconds that the start costs more, and the sentence if that matters."""
-        ours, theirs = self.incumbent, trial
-        extra = theirs.first_seconds - ours.first_seconds
-        extra += theirs.ready["build_seconds"] - ours.ready["build_seconds"]
-        if extra < START_NOISE:
-            return 1.0, 0.0, ""
-        steps, samples = theirs.ready["total_steps"], theirs.ready["batch_size"]
-        assert result.interval is not None
-        per_step = result.candidate_seconds * samples * (result.interval.ratio - 1)
-        saved = per_step * steps
-        pays = f"its start costs {extra:.1f} s more"
-        if extra >= saved:
-            return saved, extra, f"{pays} and it saves {saved:.1f} s over the {steps} steps of the job"
-        return saved, extra, f"{pays}, paid back after {extra / per_step:.0f} of {steps} steps"
-
-    def _compare(self, incumbent: Trial, candidate: Trial, sure: float = 1.0) -> Comparison:
-        steps = self.laboratory.block_steps
-        return compare(incumbent, candidate, steps, self._deadline(), alpha=ALPHA, gain=LEAST_GAIN, sure=sure)
-
-    def _deadline(self) -> float:
-        return time.monotonic() + max(3.0, min(LONGEST_COMPARISON * self.budget, self.laboratory.remaining))
+    def _conflicts(self, name: str) -> frozenset[str]:
+        return self.levers[name].conflicts if name in self.levers else frozenset()
 
     def _reopen(self) -> None:
-        """The incumbent in a fresh process, after it failed or its lever was put to use elsewhere."""
-        self.laboratory.close(self.incumbent)
+        """The incumbent in a fresh process, after it failed or was put to use elsewhere."""
+        self.laboratory.close(self.incumbent, evidence=True)
         try:
             self.incumbent = self.laboratory.open(self.plan)
         except TrialFailed as failed:
-            raise JobError(f"the plan {self.plan} ran and now fails: {failed}") from failed
+            if self.plan == Plan():
+                raise self._fails_as_written(failed) from failed
+            self.notes.append(f"the plan {self.plan} ran and then failed: {failed}; nothing is kept")
+            for name, _ in self.plan.options:
+                self._drop(name, "taken out again: it failed later")
+            self.put_back()
+
+    def _fails_as_written(self, failed: TrialFailed) -> JobError:
+        if failed.timed_out:
+            return JobError(
+                f"as written, the job did not get through its first steps within the budget of {self.budget:.0f} s: "
+                f"{failed}; nothing was tried. Give a larger --budget, or data that open faster"
+            )
+        two = "; tune needs room for two trainings at a time" if failed.memory and self.laboratory.opened > 1 else ""
+        return JobError(f"as written, the job fails: {failed}{two}; nothing was tried")
 
     def _record(self, tried: Tried) -> None:
+        if tried.kept:
+            why = f"replaced by {tried.lever}={tried.option}"
+            self.tried = [
+                replace(o, kept=False, why=why) if o.lever == tried.lever and o.kept else o for o in self.tried
+            ]
         self.tried.append(tried)
-        if tried.interval is not None or not tried.why.startswith("not tried"):
+        if tried.interval is not None or tried.why.startswith("failed"):
             timed = "" if tried.interval is None else f"{_shown(tried.interval)}: "
             self.say(f"{tried.name}: {timed}{'kept' if tried.kept else 'refused'}, {tried.why}")
 
-    def _drop(self, name: str, interval: Interval) -> None:
-        why = f"taken out again: the plan without it is as fast ({_shown(interval)})"
+    def _drop(self, name: str, why: str) -> None:
         self.tried = [replace(o, kept=False, why=why) if o.lever == name and o.kept else o for o in self.tried]
 
 
 def _shown(interval: Interval) -> str:
     return f"{interval.ratio:.3g}× [{interval.low:.3g}, {interval.high:.3g}] n={interval.n}"
-
-
-def _gib(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB"
 
 
 def _round_up(seconds: float) -> int:

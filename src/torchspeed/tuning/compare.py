@@ -18,7 +18,7 @@ FEW_PAIRS = 10
 MOST_PAIRS = 60
 LATE_PAIRS = 4
 LONGER, CLEARLY = 30, 0.95
-_PATIENCE = 20.0
+_PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class _Pairs:
 
     def lasts(self, ratio: float) -> bool:
         """Whether blocks after the first steps show at least half of the gain."""
-        if not self.late and self.candidate.steps < SETTLED:
-            self.candidate.block(SETTLED - self.candidate.steps, _timeout(self.deadline))
+        while self.candidate.steps < SETTLED:
+            self.candidate.block(self.steps, _timeout(self.deadline))
         while len(self.late) < LATE_PAIRS:
             self.take()
         return median(self.late) >= 0.5 * math.log(ratio)

@@ -1,5 +1,6 @@
 """Where trials are opened and closed: each a fresh process with its own folder, none left when the tuning ends."""
 
+import shutil
 import time
 from pathlib import Path
 
@@ -35,6 +36,7 @@ class Laboratory:
         self.opened = 0
         self.weights = folder / "weights.safetensors"
         self._live: list[Trial] = []
+        self._first_seconds: dict[str, float] = {}
 
     @property
     def remaining(self) -> float:
@@ -48,7 +50,7 @@ class Laboratory:
         self.opened += 1
         variables = {
             "TORCHINDUCTOR_CACHE_DIR": str(self.folder / "inductor"),
-            "XDG_CACHE_HOME": str(self.folder / "cache"),
+            "TORCHSPEED_CACHE": str(self.folder / "cache"),
             **process_environment(plan, self.machine),
         }
         trial = Trial(plan, self.folder / f"trial-{self.opened}", environment_with(variables))
@@ -61,9 +63,11 @@ class Laboratory:
         trial.ask("save_weights", self.limit, path=str(trial.folder / MOVED))
         return trial
 
-    def close(self, trial: Trial) -> None:
-        """End a trial; its folder stays for its evidence."""
+    def close(self, trial: Trial, *, evidence: bool = False) -> None:
+        """End a trial. ``evidence``: its folder stays."""
         trial.close()
+        if not evidence:
+            shutil.rmtree(trial.folder, ignore_errors=True)
         if trial in self._live:
             self._live.remove(trial)
 
@@ -74,7 +78,10 @@ class Laboratory:
             self.warm_up_steps = WARM_UP if affordable else SHORT_WARM_UP
             self.block_steps = steps_per_block(seconds[1])
         seconds += [trial.block(1, self.limit).seconds for _ in range(self.warm_up_steps - 2)]
-        trial.first_seconds = sum(seconds) - len(seconds) * min(seconds)
+        trial.step_seconds = min(seconds)
+        key = str(trial.plan)  # what was compiled once is compiled faster the next time, here but not elsewhere
+        cost = sum(seconds) - len(seconds) * min(seconds)
+        trial.first_seconds = self._first_seconds[key] = max(cost, self._first_seconds.get(key, 0.0))
 
     def __enter__(self) -> "Laboratory":
         return self

@@ -145,22 +145,26 @@ class Tuning:
         """The plan as a file, with its evidence in comments."""
         lines = [f"# {line}" for line in self.headline().splitlines()]
         lines += [f"# {self.machine}; {self.date}", "#"]
-        reasons = {one.lever: one for one in self.tried if one.kept}
-        without = {one.lever: one.interval for one in self.ablation}
-        for name, option in self.plan.options:
-            tried = reasons.get(name)
-            if name in without:
-                lines.append(f"# {name}: {_factor(without[name])} of this plan is due to it")
-            if tried is not None:
-                lines.append(f"# {name}={option}: {tried.why}; {tried.proof}")
+        without = {one.lever: one.interval for one in self.ablation if one.kept}
+        for one in self.tried:
+            if one.kept:
+                worth = (
+                    f"; the plan without it ÷ the plan: {_factor(without[one.lever])}" if one.lever in without else ""
+                )
+                lines.append(f"# {one.name}: {one.why}{worth}; {one.proof}")
+        for one in self.tried:
+            if not one.kept and one.interval is not None:
+                lines.append(f"# refused: {one.name}: {_factor(one.interval)}: {one.why}")
         return "\n".join(lines) + "\n" + self.plan.to_toml()
 
     def headline(self) -> str:
         """What came of it, in a line or two."""
-        before = f"as written {self.baseline_samples_per_second:,.4g} samples/s"
+        before = f"as written {_rate(self.baseline_samples_per_second)} samples/s"
         if self.speedup is None:
-            return f"{self.job}: {before}; nothing that was tried is faster and still right"
-        after = f"tuned {self.tuned_samples_per_second:,.4g}: {_factor(self.speedup)}"
+            some = any(one.interval is not None for one in self.tried)
+            why = "nothing that was tried is faster, still right and paid back" if some else "nothing was tried"
+            return f"{self.job}: {before}; {why}"
+        after = f"tuned {_rate(self.tuned_samples_per_second)}: {_factor(self.speedup)}"
         return f"{self.job}: {before}, {after}\nplan: {self.plan}"
 
     def __str__(self) -> str:
@@ -176,9 +180,12 @@ class Tuning:
                 f"{'kept' if one.kept else 'refused'}: {one.why}",
             )
         parts = [_text(table).rstrip()] if timed else []
-        untimed = _grouped([one for one in self.tried if one.interval is None])
-        if untimed:
-            parts.append("refused without being timed\n" + "\n".join(f"  {line}" for line in untimed))
+        untimed = [one for one in self.tried if one.interval is None]
+        here = [one for one in untimed if one.why.startswith(("not tried", "failed", "not decided"))]
+        if here:
+            parts.append("not timed\n" + "\n".join(f"  {line}" for line in _grouped(here)))
+        if len(here) < len(untimed):
+            parts.append(f"{len(untimed) - len(here)} options do not apply to this job here; --json says why of each")
         if self.ablation:
             lines = [f"  {one.lever}={one.option}: {_factor(one.interval)}" for one in self.ablation]
             parts.append("what each lever of the plan is worth (the plan without it ÷ the plan)\n" + "\n".join(lines))
@@ -196,6 +203,10 @@ def _grouped(refused: Sequence[Tried]) -> list[str]:
     return [
         f"{lever}={', '.join(str(one.option) for one in group)}: {group[0].why}" for (lever, _), group in groups.items()
     ]
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _factor(interval: Interval) -> str:

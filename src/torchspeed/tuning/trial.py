@@ -31,7 +31,7 @@ class TrialFailed(Exception):
 
 class Trial:
     """One process. ``losses`` are those of all its steps so far; ``ready`` is what it said when it was built;
-    ``first_seconds`` what its first steps took more than as many later ones.
+    ``first_seconds`` what its first steps took more than as many later ones, ``step_seconds`` the quickest of them.
 
     environment: variables of the process, those of the plan's PROCESS levers among them. folder: of its own, for its
     output and its evidence.
@@ -43,13 +43,13 @@ class Trial:
         self.losses: list[float] = []
         self.steps = 0
         self.ready: dict[str, Any] = {}
-        self.first_seconds = self.start_seconds = 0.0
+        self.first_seconds = self.start_seconds = self.step_seconds = 0.0
         child_reads, self._requests = os.pipe()
         self._answers, child_writes = os.pipe()
         self._pending = b""
         with (folder / "output.txt").open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "torchspeed.tuning.worker", str(child_reads), str(child_writes)],
+                [sys.executable, "-P", "-m", "torchspeed.tuning.worker", str(child_reads), str(child_writes)],
                 env=environment,
                 pass_fds=(child_reads, child_writes),
                 stdin=subprocess.DEVNULL,
@@ -142,6 +142,7 @@ class Trial:
 _DOING = {
     "start": "while its data were opened and its model built",
     "block": "in its training steps",
+    "evaluate": "in its evaluation",
     "gradients": "while gradients were compared",
     "stream": "while batches were compared",
     "evaluation": "in its evaluation",

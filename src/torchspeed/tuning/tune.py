@@ -14,10 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from torchspeed.errors import JobError, PlanError
+from torchspeed.fingerprint import own_code
 from torchspeed.job import Job
 from torchspeed.lever import Guarantee, Lever
 from torchspeed.levers import REGISTRY
-from torchspeed.machine import Machine
+from torchspeed.machine import Machine, busy, environment_of_training
 from torchspeed.measurement import Provenance
 from torchspeed.tuning import store
 from torchspeed.tuning.climb import Climb
@@ -60,6 +61,8 @@ def tune(
         "machine": machine.fingerprint,
         "levers": {lever.name: lever.fingerprint for lever in chosen},
         "memory": allowed,
+        "environment": environment_of_training(),
+        "code": own_code(),
     }
     name = store.key(question)
     known = None if fresh else store.load(name, seconds)
@@ -77,6 +80,9 @@ def tune(
 
 
 def _tuned(climb: Climb, job: Job, machine: Machine, budget: float, began: float) -> Tuning:
+    load = busy(machine)
+    if load:
+        climb.notes.append(f"{load}: speeds are lower and less certain than on a machine of its own")
     climb.climb(climb.begin())
     ablation = climb.take_out_each()
     speedup = climb.against_as_written() if climb.plan.options else None

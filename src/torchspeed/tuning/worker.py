@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import pickle
+import resource
 import signal
 import sys
 import time
@@ -70,6 +71,7 @@ class Session:
             "open_seconds": opened - began,
             "build_seconds": time.perf_counter() - opened,
             "settings": evidence.settings(run),
+            "parameters": [name for name, _ in run.model.named_parameters()],
             "total_steps": steps,
             "batches_per_epoch": len(run.loader),
             "batch_size": run.loader.batch_size,
@@ -86,9 +88,9 @@ class Session:
         return dataclasses.asdict(self.stepper.block(steps))
 
     def parts(self, steps: int) -> Any:
-        """Where the time of a step goes: {part: seconds}, and "step", their sum."""
+        """Where the time of a step goes: seconds of a step and of each part."""
         parts = measure_parts(self.stepper.run, steps=steps, warmup=1)
-        return {"step": parts.step_seconds, **parts.seconds}
+        return {"seconds": parts.step_seconds, "parts": dict(parts.seconds)}
 
     def evaluation(self, weights: str) -> Any:
         """One evaluation at ``weights``, timed."""
@@ -98,25 +100,26 @@ class Session:
         began = time.perf_counter()
         scores = evaluate(run, self.job)
         assert scores is not None
-        return {"seconds": time.perf_counter() - began, "metric": scores.metric, "loss": scores.loss}
+        return {"seconds": time.perf_counter() - began, **dataclasses.asdict(scores)}
 
     def stream(self, length: int, folder: str) -> Any:
         """Parts of the stream of batches of epochs that should have ``length`` batches."""
         return evidence.stream(self.stepper.run.loader, length, Path(folder)).as_dict()
 
     def gradients(self, weights: str, folder: str, **how: Any) -> Any:
-        """Losses at equal weights; gradients go to the folder."""
-        return {"losses": evidence.gradients(self.stepper, Path(weights), Path(folder), **how)}
+        """Single steps from equal weights; their gradients go to the folder."""
+        return dataclasses.asdict(evidence.gradients(self.stepper, Path(weights), Path(folder), **how))
+
+    def evaluate(self, weights: str) -> Any:
+        """A few batches of an evaluation at equal weights."""
+        return evidence.evaluation(self.stepper.run, self.job, Path(weights))
 
     def memory(self) -> Any:
         """The most bytes in use so far: of the device, or of this process on a CPU."""
         device = self.stepper.run.device
         if device.type == "cuda":
             return {"bytes": torch.cuda.max_memory_reserved(device)}
-        with suppress(OSError, StopIteration):
-            lines = Path("/proc/self/status").read_text().splitlines()
-            return {"bytes": 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])}
-        return {"bytes": 0}
+        return {"bytes": sum(map(_peak, ["self", *_children()])) or _peak_of_unix()}
 
 
 def serve(requests: IO[str], answers: IO[str]) -> None:
@@ -130,6 +133,25 @@ def serve(requests: IO[str], answers: IO[str]) -> None:
             answer = {"error": _sentence(error), "memory": _is_memory(error)}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def _children() -> list[str]:
+    """Process ids of the loader's workers."""
+    with suppress(OSError):
+        return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return []
+
+
+def _peak(process: str) -> int:
+    with suppress(OSError, StopIteration):
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    return 0
+
+
+def _peak_of_unix() -> int:
+    """Without /proc: bytes on macOS, KiB elsewhere."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _sentence(error: Exception) -> str:
@@ -155,6 +177,7 @@ def _die_with_parent() -> None:
 
 if __name__ == "__main__":
     _die_with_parent()
+    os.register_at_fork(after_in_child=_die_with_parent)  # workers of the loader, which may be stopped as well
     with os.fdopen(int(sys.argv[1])) as requests, os.fdopen(int(sys.argv[2]), "w") as answers:
         serve(requests, answers)
     os._exit(0)  # threads and worker processes of the user's code must not keep it

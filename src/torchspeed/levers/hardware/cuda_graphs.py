@@ -3,15 +3,17 @@
 Physically: the host launches some thousand kernels per step at 5 to 10 µs each; where they run shorter than that, the
 GPU waits for Python. A graph keeps all launches with their arguments on the driver's side, and one call starts them
 all. It wins for small models and batches on fast GPUs. It loses memory (what the step allocates is its own from then
-on) and flexibility: shapes are fixed, so a batch of another shape, such as an uneven last one, runs as written; what
-Python decided while it was recorded (a layer dropped by ``random``, a counter) is decided for good; and nothing in the
-step may wait for the GPU (``.item()``, printing). Random numbers on the GPU and learning rates do change from step to
-step. CLOSE: an optimizer that can be recorded corrects its averages in fp32 on the GPU instead of in Python.
+on) and flexibility: shapes are fixed, so a batch of another shape, such as an uneven last one, runs as written, and so
+do the first steps after a layer is switched between training and evaluation; what Python decided while it was recorded
+(a layer dropped by ``random``, a counter) is decided for good; and nothing in the step may wait for the GPU
+(``.item()``, printing). Random numbers on the GPU and learning rates do change from step to step. CLOSE: an optimizer
+that can be recorded corrects its averages in fp32 on the GPU instead of in Python.
 
 Source: https://docs.pytorch.org/docs/stable/notes/cuda.html, "Whole-network capture"; Ng et al., "Accelerating PyTorch
 with CUDA Graphs", 2021
 """
 
+from collections.abc import Iterable
 from typing import Any, final
 
 import torch
@@ -53,13 +55,14 @@ def graphed(step: Step, model: nn.Module, optimizer: Optimizer, device: torch.de
 class _Graphed:
     def __init__(self, step: Step, model: nn.Module, optimizer: Optimizer, device: torch.device) -> None:
         self.step, self.model, self.optimizer, self.device = step, model, optimizer, device
+        self.modules = list(model.modules())  # asked in each step, where walking the tree would take ten times as long
         self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self.seen, self.times = "", 0
         self.recorded: str | None = None
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, batch: Batch) -> Tensor:
-        described = _describe(batch, self.optimizer)
+        described = _describe(batch, self.optimizer, self.modules)
         if described != self.recorded:
             self.times = self.times + 1 if described == self.seen else 1
             self.seen = described
@@ -160,15 +163,17 @@ def _tensors(batch: Batch) -> list[Tensor]:
     return found
 
 
-def _describe(batch: Batch, optimizer: Optimizer) -> str:
-    """All that is fixed in a recording: the batch but for the numbers in its tensors; settings but learning rates."""
+def _describe(batch: Batch, optimizer: Optimizer, modules: Iterable[nn.Module] = ()) -> str:
+    """All that is fixed in a recording: the batch but for the numbers in its tensors; settings but learning rates;
+    which of ``modules`` are in evaluation mode, since any forward may ask ``self.training``."""
     shapes = map_tensors(batch, lambda tensor: (tensor.shape, tensor.stride(), tensor.dtype))
     settings = [
         (name, id(value) if isinstance(value, Tensor) else value)
         for group in optimizer.param_groups
         for name, value in _settings(group).items()
     ]
-    return f"{shapes} {settings}"
+    evaluating = [number for number, module in enumerate(modules) if not module.training]
+    return f"{shapes} {settings} {evaluating}"
 
 
 def _settings(group: dict[str, Any]) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class Precision(Lever):
     usual_gain = 2.0
 
     def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:
-        return (AS_WRITTEN, "tf32", "bf16", "fp16", "fp8")
+        return (AS_WRITTEN, "bf16", "tf32", "fp16", "fp8")
 
     def check(self, facts: Facts, machine: Machine, option: Option) -> None:
         capability = machine.compute_capability
