@@ -140,7 +140,7 @@ CASES = {
     "unknown option": (
         "def job(): return make()",
         78,
-        r"plan: precision has no option 'bf17'; valid: as written, tf32, bf16, fp16",
+        r"plan: precision has no option 'bf17'; valid: as written, bf16, tf32, fp16, fp8",
         "--set",
         "precision=bf17",
     ),

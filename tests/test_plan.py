@@ -69,7 +69,7 @@ def test_an_unknown_lever_lists_the_valid_ones() -> None:
 
 @pytest.mark.parametrize("option", ["bf17", 16, True])
 def test_an_unknown_option_lists_the_valid_ones(option: object) -> None:
-    with pytest.raises(PlanError, match=r"precision has no option .*; valid: as written, tf32, bf16, fp16"):
+    with pytest.raises(PlanError, match=r"precision has no option .*; valid: as written, bf16, tf32, fp16"):
         resolve(Plan.from_mapping({"precision": option}), Facts(), Machine.detect("cpu"))
 
 

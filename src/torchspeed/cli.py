@@ -100,6 +100,7 @@ def tune(
         return
     _leave_out({"--ranks": ranks > 1, "--plan": plan}, "they are for --largest-batch and --fastest-batch")
     if out is not None:
+        out = out.absolute()  # the job may change the directory
         _check_writable(out)
     with _interruptible(), redirect_stdout(sys.stderr):
         tuning = _tune(reference, budget, device=device, levers=lever, memory=memory, fresh=fresh)

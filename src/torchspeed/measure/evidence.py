@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from torchspeed.batch import batch_length, map_tensors
 from torchspeed.engine.build import seed_everything
@@ -112,9 +113,10 @@ def stream(loader: Loader, length: int, folder: Path) -> Stream:
 def gradients(
     stepper: Stepper, weights: Path, folder: Path, *, seed: int = 0, rounded: bool = False, count: int = BATCHES
 ) -> Steps:
-    """Steps on the first batches and on the last one, each from ``weights``; gradients go to ``folder/gradient-K``.
+    """Steps on the first batches and on the last one, each from ``weights`` with an optimizer that remembers nothing.
 
-    A parameter that got no gradient is not in the file. ``seed`` is that of the generators, for dropout and its like.
+    Gradients go to ``folder/gradient-K``. A parameter that got no gradient is not in the file. ``seed`` is that of the
+    generators, for dropout and its like.
     rounded: weights and batches are rounded to bfloat16 before, which shows how much a rounding matters here.
     """
     run = stepper.run
@@ -125,12 +127,14 @@ def gradients(
         for number, (place, batch) in enumerate(_batches(run.loader, count)):
             put(run.model, nearby)
             run.optimizer.zero_grad()
+            _forget(run.optimizer)
             given = map_tensors(batch, _rounded) if rounded else batch
             seed_everything(_SEED + 100 * seed + number)
             losses.append(float(stepper.take(given, (0, place))))
             distances.append(_distance(run.model, nearby))
             save_file(_gradients(run.model), folder / f"gradient-{number}.safetensors")
         put(run.model, start)
+        _forget(run.optimizer)
         with _no_learning_rate(run):
             stepper.take(batch, (0, place))
     still = _distance(run.model, start)
@@ -160,6 +164,16 @@ def _batches(loader: Loader, count: int) -> Iterator[tuple[int, Any]]:
     for batch in loader.epoch(0, length - 1):
         yield length - 1, batch
         return
+
+
+def _forget(optimizer: Optimizer) -> None:
+    """Momenta and counters at zero, in place: what an optimizer remembers depends on the way that it came."""
+    for state in optimizer.state.values():
+        for name, value in state.items():
+            if isinstance(value, Tensor):
+                value.zero_()
+            elif isinstance(value, (int, float)) and not isinstance(value, bool):
+                state[name] = type(value)(0)
 
 
 @contextmanager

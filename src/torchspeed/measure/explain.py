@@ -33,7 +33,7 @@ from torchspeed.measure.modules import time_modules
 from torchspeed.measure.parts import Parts, StepFailed, measure_parts
 from torchspeed.measure.suggest import Suggestion, suggestions
 from torchspeed.measure.trace import check_writable, write_trace
-from torchspeed.measure.verdict import Verdict, bounds, floors, verdict
+from torchspeed.measure.verdict import Verdict, bounds, floors, verdict, worth_moving
 from torchspeed.measure.work import StepWork, count_step
 from torchspeed.measurement import Provenance
 from torchspeed.plan import Plan
@@ -210,7 +210,7 @@ def explain(
         verdict=found,
         bounds=bounds(parts.seconds, least),
         modules=achieved(timed, work, limits),
-        try_first=suggestions(found.bound, plan, facts, machine),
+        try_first=suggestions(worth_moving(found, parts.shares), plan, facts, machine),
         advice=advice,
         pipelines=pipelines,
         opening_seconds=opening_seconds,

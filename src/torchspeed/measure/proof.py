@@ -176,7 +176,7 @@ def updates(reference: Steps, candidate: Steps) -> str:
     if reference.still == 0 and candidate.still != 0:
         return "it moves the weights with a learning rate of zero, so it does not follow the schedule"
     for number, (ours, theirs) in enumerate(zip(reference.distances, candidate.distances, strict=False), 1):
-        if ours and not ONE_STEP[0] * ours <= theirs <= ONE_STEP[1] * ours:
+        if ours and math.isfinite(ours) and not ONE_STEP[0] * ours <= theirs <= ONE_STEP[1] * ours:
             return f"step {number} from equal weights moves them {theirs / ours:.2f} times as far"
     return ""
 

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from collections.abc import Set
 from dataclasses import dataclass
 
 from torchspeed.errors import NotApplicable
@@ -26,15 +27,15 @@ class Suggestion:
         return f"--set {self.lever}={self.options[0]}"
 
 
-def suggestions(bound: Bound, plan: Plan, facts: Facts, machine: Machine) -> tuple[Suggestion, ...]:
-    """Levers that move ``bound`` and are not in ``plan``; those first that gain most where they win.
+def suggestions(bounds: Set[Bound], plan: Plan, facts: Facts, machine: Machine) -> tuple[Suggestion, ...]:
+    """Levers that move one of ``bounds`` and are not in ``plan``; those first that gain most where they win.
 
     What makes another training of it (GOAL) comes last.
     """
     levers = [
         lever
         for lever in REGISTRY.values()
-        if bound in lever.moves and lever.phase is Phase.STEP and lever.name not in dict(plan.options)
+        if bounds & lever.moves and lever.phase is Phase.STEP and lever.name not in dict(plan.options)
     ]
     levers.sort(key=_precedence)
     found = ((lever, _applicable(lever, facts, machine)) for lever in levers)

@@ -24,6 +24,7 @@ COMPUTING = (FORWARD, BACKWARD, OPTIMIZER, STEP)
 
 # Which part of the time is said to be explained by a limit, when it takes most of it.
 MOST = 0.5
+MUCH = 0.1
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,17 @@ def verdict(parts: Mapping[str, float], work: StepWork | None, limits: Limits) -
     return _computing_verdict(computing, work, limits)
 
 
+def worth_moving(found: Verdict, shares: Mapping[str, float]) -> frozenset[Bound]:
+    """The bound, and waiting for data where that is much of a step as well."""
+    return frozenset({found.bound} | ({Bound.DATA} if shares.get(DATA, 0.0) >= MUCH else set()))
+
+
 def _computing_verdict(computing: float, work: StepWork, limits: Limits) -> Verdict:
     total = work.total
     least = total.limit_seconds(limits)
     multiplying, moving = total.compute_seconds(limits), total.memory_seconds(limits)
     starting = total.operations * limits.dispatch_seconds
-    if starting >= MOST * computing and starting > least:
+    if starting >= max(multiplying, moving):
         bound, spent = Bound.OVERHEAD, starting
         what = f"starting {total.operations:,} operations takes"
     elif multiplying >= moving:
@@ -89,5 +95,6 @@ def _computing_verdict(computing: float, work: StepWork, limits: Limits) -> Verd
         what = f"moving {total.bytes / 1e6:.3g} MB at the measured bandwidth takes"
     told = f"{what} {milliseconds(spent)} of the {milliseconds(computing)} ms in forward, backward and optimizer"
     if spent < MOST * computing:
-        told += f"; the kernels take {computing / max(least, 1e-12):.1f}× their least time"
+        explained = max(least, starting)
+        told += f"; no limit explains the rest, which is {computing / max(explained, 1e-12):.1f}× that: see the modules"
     return Verdict(bound, told)

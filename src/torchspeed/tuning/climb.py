@@ -189,13 +189,14 @@ class Climb:
         try:
             written, tuned = self.laboratory.open(Plan()), self.laboratory.open(self.plan)
             self.incumbent = tuned
-            result = self.judge.compare(written, tuned)
+            result = self.judge.compare(written, tuned, seconds=self.laboratory.remaining)
             if result.interval is None:
                 problem = "the time was up before it could be measured against the job as written"
             else:
                 whole = combine([result.interval], max(PROCESS_NOISE, math.log(self.noise)))
                 self.baseline_seconds = result.candidate_seconds * whole.ratio
-                if not result.faster and any(self.levers[name].phase is Phase.STEP for name, _ in self.plan.options):
+                steps = any(self.levers[name].phase is Phase.STEP for name, _ in self.plan.options)
+                if result.interval.low <= 1 and not result.undecided and steps:
                     problem = f"against the job as written it is not faster ({_shown(result.interval)})"
             self.laboratory.close(written)
         except TrialFailed as failed:

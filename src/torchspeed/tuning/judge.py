@@ -88,10 +88,13 @@ class Judge:
         why = f"evaluations are faster; the job has {trial.ready['evaluations']}" if shown.holds else "another result"
         return replace(tried, proof=shown.sentence, kept=shown.holds, why=why)
 
-    def compare(self, incumbent: Trial, candidate: Trial, sure: float = 1.0) -> Comparison:
-        """Until the interval decides, or the time that a comparison may take is over."""
+    def compare(
+        self, incumbent: Trial, candidate: Trial, sure: float = 1.0, seconds: float | None = None
+    ) -> Comparison:
+        """Until the interval decides, or ``seconds`` are over: by default those that a comparison may take."""
         steps = self.laboratory.block_steps
-        return compare(incumbent, candidate, steps, self._deadline(), alpha=ALPHA, gain=LEAST_GAIN, sure=sure)
+        deadline = self._deadline() if seconds is None else time.monotonic() + max(seconds, 3.0)
+        return compare(incumbent, candidate, steps, deadline, alpha=ALPHA, gain=LEAST_GAIN, sure=sure)
 
     def proof(self, lever: Lever, trial: Trial, evidence: Evidence) -> tuple[Proof, Evidence]:
         """Of the guarantee of ``lever``, added to what gave ``evidence``; and the evidence of ``trial``."""

@@ -196,13 +196,15 @@ class Tuning:
 
 
 def _grouped(refused: Sequence[Tried]) -> list[str]:
-    """A line for each sentence: options of a lever that differ in nothing but their number share one."""
-    groups: dict[tuple[str, str], list[Tried]] = {}
+    """A line for each sentence, whatever the numbers in it."""
+    groups: dict[str, dict[str, list[Tried]]] = {}
     for one in refused:
-        groups.setdefault((one.lever, re.sub(r"\d+", "#", one.why)), []).append(one)
-    return [
-        f"{lever}={', '.join(str(one.option) for one in group)}: {group[0].why}" for (lever, _), group in groups.items()
-    ]
+        groups.setdefault(re.sub(r"\d+", "#", one.why), {}).setdefault(one.lever, []).append(one)
+    lines = []
+    for levers in groups.values():
+        names = [f"{lever}={', '.join(str(one.option) for one in group)}" for lever, group in levers.items()]
+        lines.append(f"{'; '.join(names)}: {next(iter(levers.values()))[0].why}")
+    return lines
 
 
 def _rate(value: float) -> str:
