@@ -58,12 +58,15 @@ def explain(
 ) -> None:
     """Say where the time of a step of JOB goes, what the limit is, and what to try first."""
     reference = {"job": _absolute(job), "data": data and os.path.abspath(data)}
+    trace = None if trace is None else trace.absolute()  # the job may change the directory
     with _interruptible(), redirect_stdout(sys.stderr):  # the job prints too, and stdout is for the answer
         chosen, notes = _plan(job, plan, set_ or [], as_written)
         _ensure_process(chosen, device)
         loaded = _load(reference)
         found = torchspeed.explain(loaded, chosen, device=device, steps=steps, trace=trace, progress=not json_)
     typer.echo(json.dumps(found.as_dict(), allow_nan=False) if json_ else "\n".join([*notes, str(found)]))
+    if trace is not None:
+        typer.echo(f"trace written: {trace}; open it in ui.perfetto.dev or chrome://tracing", err=True)
 
 
 @app.command()

@@ -20,7 +20,7 @@ _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 def parts_table(parts: Parts, bounds: Mapping[str, float]) -> str:
     """A line per part: milliseconds, share, the most that fixing it could gain, and quartiles over the steps."""
-    lines = [f"{'one step':<11}{'ms':>7}  {'share':>5}  {'':<{_BAR}}  {'could gain':>10}   quartiles, ms"]
+    lines = [f"{'one step':<11}{'mean ms':>7}  {'share':>5}  {'':<{_BAR}}  {'could gain':>10}   quartiles, ms"]
     for part, seconds in parts.seconds.items():
         share = parts.shares[part]
         if share < _NOTHING:
