@@ -35,7 +35,7 @@ FAMILIES: dict[str, tuple[str, list[Flags]]] = {
     ),
 }
 HABITS: list[Flags] = [{"channels_last": True}, {"workers": 2}, {"fused": True}]
-TRIAL_BLOCKS, AGAIN = 3, 3
+TRIAL_BLOCKS, AGAIN = 3, 2
 
 
 def cnn(setting: Setting) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from torchspeed.tuning.result import Ablation, Tried
 from torchspeed.tuning.trial import Trial, TrialFailed
 
 WORTH_ANOTHER_TRY = 0.9
+LUCKY = 3
 
 
 @dataclass
@@ -209,18 +210,22 @@ class Climb:
         return whole
 
     def _without(self, name: str) -> tuple[Trial, Comparison]:
-        """A fresh process of the plan without a lever, against the plan; a second one where the first is as fast.
+        """A fresh process of the plan without a lever, against the plan; more of them where the first is as fast.
 
-        A process may be lucky with its memory, and that luck is what some levers make certain.
+        A process may be lucky with its memory, and that luck is what some levers make certain: what counts then is the
+        mean over ``LUCKY`` processes.
         """
-        for attempt in range(2):
+        found: list[Interval] = []
+        while True:
             trial = self.laboratory.open(self.plan.without(name))
             result = self.judge.compare(trial, self.incumbent)
-            enough = self.laboratory.remaining > 3 * self.first_trial_seconds
-            if result.faster or result.undecided or attempt or not enough:
-                break
+            if result.interval is None or result.undecided or (result.faster and not found):
+                return trial, result
+            found.append(result.interval)
+            if len(found) == LUCKY or self.laboratory.remaining < 3 * self.first_trial_seconds:
+                whole = combine(found) if len(found) > 1 else found[0]
+                return trial, replace(result, interval=whole, faster=whole.ratio >= LEAST_GAIN)
             self.laboratory.close(trial)
-        return trial, result
 
     def _leap(self, together: Sequence[Candidate]) -> None:
         """Several levers in one trial; they are kept, or nothing is said against any of them.
