@@ -17,7 +17,7 @@ def results(name: str) -> dict[str, Any]:
 
 
 def test_its_job_trains(tmp_path: Path) -> None:
-    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    code = re.search(r"```python\n(# job\.py.*?)```", README, re.DOTALL)
     assert code is not None
     (tmp_path / "job.py").write_text(code.group(1))
     plan = torchspeed.Plan.of(memory_format="channels_last")
@@ -72,6 +72,34 @@ def test_its_table_of_data_pipelines_is_that_of_the_results() -> None:
         assert int(row.group(1).replace(" ", "")) == round(found["samples_per_second"][who]["median"])
         ratio = found["torchspeed_ratio_to"]["DataLoader, 2 workers"][who]["median"]
         assert float(row.group(2)) == float(f"{ratio:.3g}")
+
+
+def test_its_table_of_tunings_is_that_of_the_results() -> None:
+    found = results("tune")
+    rows = {
+        "batch 64, torchvision's dataset": found["cnn"]["cnn_64"],
+        "batch 256, torchvision's dataset": found["cnn"]["cnn_256"],
+        "batch 256, data free": found["cnn"]["cnn_256_free"],
+        **{f"recipe {name} (samples/s)": one for name, one in found.get("recipes", {}).items() if "contenders" in one},
+    }
+    for title, one in rows.items():
+        row = re.search(rf"^\| {re.escape(title)} \| ([\d ]+) \| ([\d ]+) \| ([\d.]+) \[", README, re.MULTILINE)
+        assert row is not None, title
+        written, tuned = one["contenders"]["as written"], one["contenders"]["tuned"]
+        assert int(row.group(1).replace(" ", "")) == round(written["samples_per_second"]["median"])
+        assert int(row.group(2).replace(" ", "")) == round(tuned["samples_per_second"]["median"])
+        assert float(row.group(3)) == float(f"{tuned['ratio']['median']:.3g}")
+
+
+def test_its_figures_of_honesty_are_those_of_the_results() -> None:
+    found = results("honesty")
+    lies = [one for one in found["lies"].values() if isinstance(one, dict)]
+    shown = [
+        (found["same"]["claimed"], found["same"]["comparisons"]),
+        (sum(one["refused"] for one in lies), sum(one["trials"] for one in lies)),
+        (found["truth"]["found"], found["truth"]["trials"]),
+    ]
+    assert [f"| {count} of {whole} |" in README for count, whole in shown] == [True] * 3
 
 
 def test_every_lever_and_every_file_it_names_exists() -> None:
