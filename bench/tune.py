@@ -54,6 +54,8 @@ def main() -> None:
     parser.add_argument("--plan", type=Path, help="a plan that is used in place of tuning")
     parser.add_argument("--blocks", type=int, help="interleaved blocks (default 9)")
     parser.add_argument("--seconds", type=float, help="of a block, about (default 1.5)")
+    parser.add_argument("--works", nargs="*", default=["cnn_64", "cnn_256", "cnn_256_free"], help="of the part cnn")
+    parser.add_argument("--same-flags", action="store_true", help="what was best by hand in an earlier run")
     parser.add_argument("--quick", action="store_true", help="little of everything; nothing is written")
     parser.add_argument("--folder", type=Path, help="where prepared pictures are kept; by default they are not")
     chosen = parser.parse_args()
@@ -71,14 +73,27 @@ def main() -> None:
             blocks=chosen.blocks or blocks,
             seconds=chosen.seconds or seconds,
             quick=chosen.quick,
+            works=("cnn_64", "cnn_64_free") if chosen.quick else tuple(chosen.works),
+            flags=flags_of(earlier()) if chosen.same_flags else {},
             plan=None if chosen.plan is None else torchspeed.Plan.read(chosen.plan),
         )
         setting.caches.mkdir()
         prepare(setting.folder, setting.data)
         for name in chosen.parts or PARTS:
-            measured = {name: {**about, **PARTS[name](setting)}}
+            kept = earlier().get(name, {}) if name == "cnn" else {}
+            measured = {name: {**kept, **about, **PARTS[name](setting)}}
             if not chosen.quick:
                 write("tune", earlier(), measured)
+
+
+def flags_of(found: dict[str, Any]) -> dict[str, Any]:
+    """By work and family, the flags that were best by hand."""
+    works = found.get("cnn", {}).items()
+    return {
+        work: {label: rows[0]["flags"] for label, rows in one["hand_tuning"].items() if rows}
+        for work, one in works
+        if isinstance(one, dict) and one.get("hand_tuning")
+    }
 
 
 def earlier() -> dict[str, Any]:

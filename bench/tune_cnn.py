@@ -42,14 +42,18 @@ def cnn(setting: Setting) -> dict[str, Any]:
     """Batch 64 and 256 with the dataset that people write; then batch 256 with data that is free."""
     found: dict[str, Any] = {}
     trials: Trials | None = None
-    for name in ["cnn_64"] if setting.quick else ["cnn_64", "cnn_256"]:
-        plan = tuned(setting, name)
-        chosen, trials = by_hand(setting, name, trials)
-        found[name] = side_by_side(setting, name, plan, chosen)
-        found[name]["hand_tuning"] = trials
-    free = "cnn_64_free" if setting.quick else "cnn_256_free"
-    inherited = {label: {**flags, "workers": 0} for label, flags in chosen.items()}
-    found[free] = side_by_side(setting, free, plan, inherited, limit=True)
+    chosen: dict[str, Flags] = {}
+    for name in setting.works:
+        plan = tuned(setting, name.removesuffix("_free"))
+        if WORKS[name].free:
+            inherited = {label: {**flags, "workers": 0} for label, flags in chosen.items()}
+            found[name] = side_by_side(setting, name, plan, inherited, limit=True)
+            continue
+        if name in setting.flags:
+            chosen = dict(setting.flags[name])
+        else:
+            chosen, trials = by_hand(setting, name, trials)
+        found[name] = {**side_by_side(setting, name, plan, chosen), "flags": chosen, "hand_tuning": trials}
     return found
 
 

@@ -5,8 +5,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ class Setting:
     """``folder``: pictures, prepared. ``data``: as they were given. ``caches``: empty at first.
 
     budget: of one tuning, as ``torchspeed tune`` takes it. blocks, seconds: interleaved ones, and how long one is.
-    plan: used in place of tuning, if not None.
+    works: those of the part ``cnn`` to measure. flags: what was best by hand in an earlier run, by work and family;
+        {} to find out. plan: used in place of tuning, if not None.
     """
 
     data: Path
@@ -31,6 +32,8 @@ class Setting:
     blocks: int
     seconds: float
     quick: bool
+    works: tuple[str, ...]
+    flags: Mapping[str, dict[str, dict[str, Any]]]
     plan: torchspeed.Plan | None
 
     def data_of(self, work: str) -> Path | None:
@@ -52,7 +55,9 @@ class Tuned:
     said: dict[str, Any]
 
 
-@cache
+_TUNED: dict[tuple[str, tuple[str, ...], str], Tuned] = {}
+
+
 def tuned(setting: Setting, work: str, levers: tuple[str, ...] = (), budget: str = "") -> Tuned:
     """The plan for a job; asked for again, it is not tuned again.
 
@@ -61,6 +66,8 @@ def tuned(setting: Setting, work: str, levers: tuple[str, ...] = (), budget: str
     if setting.plan is not None:
         return Tuned(setting.plan, 0.0, {})
     budget = budget or setting.budget
+    if (work, levers, budget) in _TUNED:
+        return _TUNED[work, levers, budget]
     reference = f"{JOBS}:{work}" if work in WORKS else work
     out = setting.caches / f"{work}-{len(levers)}.toml"
     command = [sys.executable, "-m", "torchspeed", "tune", reference, "--budget", budget, "--out", str(out)]
@@ -76,7 +83,8 @@ def tuned(setting: Setting, work: str, levers: tuple[str, ...] = (), budget: str
     said: dict[str, Any] = json.loads(ended.stdout)
     plan = torchspeed.Plan.from_mapping(said["plan"])
     console.print(f"  {seconds:.0f} s: {plan}")
-    return Tuned(plan, seconds, said)
+    _TUNED[work, levers, budget] = Tuned(plan, seconds, said)
+    return _TUNED[work, levers, budget]
 
 
 def show_levers(said: dict[str, Any]) -> None:
