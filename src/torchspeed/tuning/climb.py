@@ -273,10 +273,11 @@ class Climb:
         if kept:
             assert trial is not None
             self.laboratory.close(self.incumbent, evidence=True)
+            added = dict(set(plan.options) - set(self.plan.options))
             self.incumbent, self.plan = trial, plan
             if lever.phase is Phase.STEP:
                 self.evidence = evidence
-            self._measure_again()
+            self._measure_again(any(self.levers[name].stage is Stage.PROCESS for name in added))
         return tried
 
     def _skipped(self, trial: Trial, refused: Tried) -> Tried | None:
@@ -289,11 +290,11 @@ class Climb:
                 return replace(refused, why=f"with it {name} is impossible: {why}")
         return None
 
-    def _measure_again(self) -> None:
+    def _measure_again(self, started_otherwise: bool) -> None:
         """What the new plan is like: where its time goes and, if its processes are started otherwise, their noise."""
         try:
             self.parts = self._parts(self.incumbent)
-            if any(self.levers[name].stage is Stage.PROCESS for name, _ in self.plan.options):
+            if started_otherwise:
                 with self.laboratory.open(self.plan) as other:
                     self.judge.noise = difference(self.laboratory, self.incumbent, other).factor
         except TrialFailed as failed:
