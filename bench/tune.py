@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, help="of a block, about (default 1.5)")
     parser.add_argument("--works", nargs="*", default=["cnn_64", "cnn_256", "cnn_256_free"], help="of the part cnn")
     parser.add_argument("--same-flags", action="store_true", help="what was best by hand in an earlier run")
+    parser.add_argument("--same-grid", action="store_true", help="what an earlier run of regret measured")
     parser.add_argument("--quick", action="store_true", help="little of everything; nothing is written")
     parser.add_argument("--folder", type=Path, help="where prepared pictures are kept; by default they are not")
     chosen = parser.parse_args()
@@ -75,6 +76,7 @@ def main() -> None:
             quick=chosen.quick,
             works=("cnn_64", "cnn_64_free") if chosen.quick else tuple(chosen.works),
             flags=flags_of(earlier()) if chosen.same_flags else {},
+            grid=earlier().get("regret", {}) if chosen.same_grid else {},
             plan=None if chosen.plan is None else torchspeed.Plan.read(chosen.plan),
         )
         setting.caches.mkdir()

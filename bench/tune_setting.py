@@ -22,7 +22,8 @@ class Setting:
 
     budget: of one tuning, as ``torchspeed tune`` takes it. blocks, seconds: interleaved ones, and how long one is.
     works: those of the part ``cnn`` to measure. flags: what was best by hand in an earlier run, by work and family;
-        {} to find out. plan: used in place of tuning, if not None.
+        {} to find out. plan: used in place of tuning, if not None. grid: what the
+    part ``regret`` gave in an earlier run, whose grid is taken over.
     """
 
     data: Path

@@ -310,7 +310,7 @@ class Climb:
 
     def _short_of_time(self) -> str:
         """Why there is no time for another trial: what is left is needed to take each lever out, and for the end."""
-        needed = 2 * self.first_trial_seconds + (len(self.plan.options) + 1) * self.trial_seconds
+        needed = 1.5 * self.first_trial_seconds + len(self.plan.options) * self.trial_seconds
         left = self.laboratory.remaining
         if left >= needed:
             return ""

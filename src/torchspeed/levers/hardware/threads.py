@@ -40,6 +40,8 @@ class Threads(ProcessLever):
     def check(self, facts: Facts, machine: Machine, option: Option) -> None:
         if int(option) > machine.cores:
             raise NotApplicable(f"{option} threads on {machine.cores} cores would take turns")
+        if int(option) == machine.cores == torch.get_num_threads():
+            raise NotApplicable(f"{option} threads are what it has already")
 
     def environ(self, option: Option) -> Mapping[str, str]:
         return {"OMP_NUM_THREADS": str(option), "MKL_NUM_THREADS": str(option)}

@@ -20,9 +20,9 @@ from torchspeed.machine import Machine
 from torchspeed.run import Run
 
 _FLAGS = {
-    "for-loop": {"foreach": False, "fused": False},
-    "foreach": {"foreach": True, "fused": False},
     "fused": {"foreach": False, "fused": True},
+    "foreach": {"foreach": True, "fused": False},
+    "for-loop": {"foreach": False, "fused": False},
 }
 
 
@@ -41,7 +41,7 @@ class OptimizerImpl(Lever):
     stage = Stage.OPTIMIZER
     guarantee = Guarantee.CLOSE
     moves = frozenset({Bound.MEMORY, Bound.OVERHEAD})
-    usual_gain = 1.1
+    usual_gain = 1.3
 
     def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:
         return (AS_WRITTEN, *_FLAGS)
