@@ -36,6 +36,7 @@ class Setting:
     works: tuple[str, ...]
     flags: Mapping[str, dict[str, dict[str, Any]]]
     plan: torchspeed.Plan | None
+    grid: Mapping[str, Any]
 
     def data_of(self, work: str) -> Path | None:
         """What the job ``work``, one of ours or a recipe, reads."""
