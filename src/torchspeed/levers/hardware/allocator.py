@@ -91,7 +91,7 @@ class Allocator(ProcessLever):
     usual_gain = 3.0  # decided early: with the heap at rest, all that follows is measured ten times as precisely
 
     def options(self, facts: Facts, machine: Machine) -> tuple[Option, ...]:
-        return (AS_WRITTEN, "glibc", "huge-pages", "jemalloc", "tcmalloc", "expandable")
+        return (AS_WRITTEN, "huge-pages", "glibc", "jemalloc", "tcmalloc", "expandable")
 
     def check(self, facts: Facts, machine: Machine, option: Option) -> None:
         if option == "expandable":
