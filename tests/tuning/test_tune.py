@@ -62,7 +62,9 @@ def test_every_lever_tried_has_its_sentence(tmp_path: Path) -> None:
     tuning = tune(blobs_job(), levers=["optimizer_impl", "precision", "memory_format"], say=said.append)
     assert {one.lever for one in tuning.tried} == {"optimizer_impl", "precision", "memory_format"}
     assert all(one.why for one in tuning.tried)
-    assert "memory_format=channels_last: refused, the model has no convolution over images or volumes" in said
+    refused = next(one for one in tuning.tried if one.lever == "memory_format")
+    assert refused.why == "the model has no convolution over images or volumes"
+    assert said
     assert tuning.baseline_samples_per_second > 0
     state = json.loads(json.dumps(tuning.as_dict(), allow_nan=False))
     assert {"baseline_samples_per_second", "tuned_samples_per_second", "speedup", "interval", "levers"} <= state.keys()
@@ -143,7 +145,7 @@ def opens_slowly() -> Slow:
 
 def test_data_that_need_ten_minutes_to_open(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torchspeed.tuning.laboratory.LEAST_LIMIT", 4.0)
-    with pytest.raises(JobError, match=r"did not get through its first steps within the budget of 4 s .*opened"):
+    with pytest.raises(JobError, match=r"did not get through its first steps within the budget of 4 s: .*opened"):
         tune(blobs_job(train=opens_slowly, valid=None, goal=None), budget="4s")
 
 
@@ -151,7 +153,7 @@ def test_a_budget_too_small_for_one_trial() -> None:
     tuning = tune(blobs_job(), levers=["memory_format"], budget="3s")
     assert not tuning.complete
     assert tuning.plan == torchspeed.Plan()
-    assert "the budget of 3 s is too small" in tuning.notes[0]
+    assert any("the budget of 3 s is too small" in note for note in tuning.notes)
     assert tuning.baseline_samples_per_second > 0
     longer = tune(blobs_job(), levers=["memory_format"], budget="60s")
     assert longer.from_cache == "", "what was cut short is measured again with more time"

@@ -40,7 +40,7 @@ class Threads(ProcessLever):
     def check(self, facts: Facts, machine: Machine, option: Option) -> None:
         if int(option) > machine.cores:
             raise NotApplicable(f"{option} threads on {machine.cores} cores would take turns")
-        if int(option) == machine.cores == torch.get_num_threads():
+        if 1 < int(option) == machine.cores == torch.get_num_threads():
             raise NotApplicable(f"{option} threads are what it has already")
 
     def environ(self, option: Option) -> Mapping[str, str]:
