@@ -93,14 +93,17 @@ def test_its_table_of_tunings_is_that_of_the_results() -> None:
 
 def test_its_figures_of_honesty_are_those_of_the_results() -> None:
     found = results("honesty")
-    lies = [one for one in found["lies"].values() if isinstance(one, dict)]
-    shown = [
-        (found["same"]["claimed"], found["same"]["comparisons"]),
-        (sum(one["refused"] for one in lies), sum(one["trials"] for one in lies)),
-    ]
+    shown = []
+    if "same" in found:
+        shown.append((found["same"]["claimed"], found["same"]["comparisons"]))
+    if "lies" in found:
+        lies = [one for one in found["lies"].values() if isinstance(one, dict)]
+        shown.append((sum(one["refused"] for one in lies), sum(one["trials"] for one in lies)))
     if "truth" in found:
         shown.append((found["truth"]["found"], found["truth"]["trials"]))
-    assert all(f"| {count} of {whole} |" in README for count, whole in shown)
+    assert shown
+    for count, whole in shown:
+        assert f"| {count} of {whole} |" in README
 
 
 def test_every_lever_and_every_file_it_names_exists() -> None:

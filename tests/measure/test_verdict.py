@@ -86,7 +86,7 @@ def test_the_largest_of_three_limits_names_the_bound() -> None:
 
 def test_kernels_far_from_their_limit_are_said_to_be() -> None:
     assert verdict(PARTS, WORK, LIMITS).because.endswith(
-        "no limit explains the rest, which is 3.0× that: see the modules"
+        "the kernels take 3.0× what the limits explain: see the modules"
     )
 
 

@@ -96,5 +96,5 @@ def _computing_verdict(computing: float, work: StepWork, limits: Limits) -> Verd
     told = f"{what} {milliseconds(spent)} of the {milliseconds(computing)} ms in forward, backward and optimizer"
     if spent < MOST * computing:
         explained = max(least, starting)
-        told += f"; no limit explains the rest, which is {computing / max(explained, 1e-12):.1f}× that: see the modules"
+        told += f"; the kernels take {computing / max(explained, 1e-12):.1f}× what the limits explain: see the modules"
     return Verdict(bound, told)
