@@ -39,7 +39,7 @@ from torchspeed.tuning.candidates import as_request, candidates
 _PR_SET_PDEATHSIG = 1
 
 
-class Session:
+class HeldRun:
     """One run; each public method is a request, its arguments and its answer are JSON."""
 
     def __init__(self) -> None:
@@ -124,11 +124,11 @@ class Session:
 
 def serve(requests: IO[str], answers: IO[str]) -> None:
     """Answer until the pipe closes."""
-    session = Session()
+    held = HeldRun()
     for line in requests:
         request = json.loads(line)
         try:
-            answer = getattr(session, request.pop("do"))(**request)
+            answer = getattr(held, request.pop("do"))(**request)
         except Exception as error:
             answer = {"error": _sentence(error), "memory": _is_memory(error)}
         answers.write(json.dumps(answer) + "\n")
